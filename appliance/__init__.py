@@ -1,0 +1,1 @@
+"""The hospital node as a whole: settings, state, pipeline, governance, control API, commands."""

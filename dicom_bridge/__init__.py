@@ -1,0 +1,1 @@
+"""All that speaks DICOM: query/retrieve, receiver, de-identification, conversion, SEG."""

@@ -1,0 +1,1 @@
+"""The federation: protocol, coordinator, node client, trainer, strategies, enrolment."""
