@@ -17,3 +17,19 @@ class ImageRefused(ApplianceError):
 
 class StageFailed(ApplianceError):
     """A pipeline stage could not finish; the node tries again later with back-off."""
+
+
+class ControlError(ApplianceError):
+    """A control call did not succeed; the text is fit for the operator."""
+
+
+class NotRunning(ControlError):
+    """Nobody listens on the control socket."""
+
+
+class NotFound(ControlError):
+    """No item has the key that was asked for."""
+
+
+class NotAllowed(ControlError):
+    """The item's state or the site's policy forbids the action now."""

@@ -1,0 +1,40 @@
+# clinode: every target does its own set-up in .venv. `make help` lists them.
+SHELL := /bin/bash
+PY := .venv/bin/python
+STAMP := .venv/.ready
+
+.DEFAULT_GOAL := help
+.PHONY: help setup check test test-long demo bench docs bundle format clean
+
+help: ## list the targets
+	@awk -F ':.*## ' '/^[a-z-]+:.*## /{printf "  make %-10s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
+
+$(STAMP): packaging/constraints.txt packaging/setup.sh pyproject.toml
+	@bash packaging/setup.sh
+
+setup: $(STAMP) ## virtual environment and Debian packages (prints the download size first)
+
+check: $(STAMP) ## format, lint, types, import contracts, unit tests (under 3 minutes)
+	@bash packaging/check.sh
+	@$(PY) -m pytest -q -n 2 -m "not integration and not system and not long"
+
+test: $(STAMP) ## everything: checks, unit, property, integration and system tests with coverage
+	@bash packaging/test.sh
+
+demo: $(STAMP) ## three hospitals, their PACS and a coordinator on this machine; DEMO="--keep" passes options
+	@.venv/bin/clinode demo $(DEMO)
+
+bench: $(STAMP) ## side-by-side measurements
+	@$(PY) -m benchmarks
+
+docs: $(STAMP) ## regenerate the generated parts of docs/ (diagrams, command reference)
+	@$(PY) packaging/generate_docs.py
+
+bundle: $(STAMP) ## wheels of clinode and all it needs in one folder, for a machine without network
+	@bash packaging/bundle.sh
+
+format: $(STAMP) ## rewrite the sources in the project's format
+	@.venv/bin/ruff format . && .venv/bin/ruff check --fix .
+
+clean: ## remove the virtual environment and what the tools left
+	rm -rf .venv build dist *.egg-info .mypy_cache .ruff_cache .hypothesis .coverage .coverage.*

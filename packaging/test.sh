@@ -1,0 +1,15 @@
+#!/usr/bin/env bash
+# `make test`: checks, then every test but the long ones, with branch coverage over subprocesses.
+set -euo pipefail
+cd "$(dirname "$0")/.."
+bin=.venv/bin
+started=$(date +%s)
+bash packaging/check.sh
+export COVERAGE_FILE="$PWD/.coverage"
+rm -f .coverage .coverage.*
+export PYTHONHASHSEED=0
+"$bin/coverage" run -m pytest -q -n 2 --dist loadfile -m "not system and not long"
+"$bin/coverage" run -m pytest -q -m "system and not long"
+"$bin/coverage" combine --quiet
+"$bin/coverage" report --skip-covered --skip-empty --sort=cover --fail-under=85
+echo "make test took $(( $(date +%s) - started )) s"
