@@ -409,9 +409,20 @@ def plan_hash(plan: Plan) -> str:
     return hashlib.sha256(canonical_json(plan)).hexdigest()
 
 
-def preparation_hash(preparation: Preparation) -> str:
-    """First 16 hexadecimal digits of the SHA-256 of the preparation's canonical JSON."""
-    return hashlib.sha256(canonical_json(preparation)).hexdigest()[:16]
+def preparation_hash(plan: Plan) -> str:
+    """First 16 hexadecimal digits that name the folder of cases prepared for this plan.
+
+    The SHA-256 covers all that shapes such a folder: the preparation section, the inputs (channel
+    order), the labels (voxel values) and the share of validation cases. Plans that agree in these
+    share the folder.
+    """
+    covered = {
+        "preparation": plan.preparation.model_dump(mode="json"),
+        "inputs": [entry.model_dump(mode="json") for entry in plan.inputs],
+        "labels": [label.model_dump(mode="json") for label in plan.labels],
+        "validation_fraction": plan.evaluation.validation_fraction,
+    }
+    return hashlib.sha256(rfc8785.dumps(covered)).hexdigest()[:16]
 
 
 @dataclass(frozen=True, slots=True)
