@@ -416,7 +416,7 @@ def preparation_hash(plan: Plan) -> str:
     order), the labels (voxel values) and the share of validation cases. Plans that agree in these
     share the folder.
     """
-    covered = {
+    covered: dict[str, Any] = {
         "preparation": plan.preparation.model_dump(mode="json"),
         "inputs": [entry.model_dump(mode="json") for entry in plan.inputs],
         "labels": [label.model_dump(mode="json") for label in plan.labels],
