@@ -1,44 +1,76 @@
-"""Errors of the federation package: one root, classes by cause.
+"""Errors of the federation, by cause.
 
-```
-FederationError
-├── PlanRefused            a plan breaks the format, the registry or a limit (all problems listed)
-├── SignatureRefused       a signed plan's bytes, hash or signature do not match
-├── LearningError          training, evaluation or inference cannot go on
-│   ├── PreparedDataRefused    a prepared folder or case file breaks its format
-│   ├── WeightsRefused         a weights file does not fit the plan's network
-│   └── TrainingDiverged       the loss or the weights are no longer finite
-└── TrainerError           the trainer process
-    ├── TrainerFailed          the job ended with an error of its own (not repeated)
-    └── TrainerLost            the process died more often than allowed
-```
-
-Messages name what was expected, what came and what to do. They never hold a patient's value.
+Every message says what was expected, what came and what to do, and never holds a patient's value.
 """
+
+from __future__ import annotations
 
 from collections.abc import Sequence
 
 
 class FederationError(Exception):
-    """Root of all errors that the federation package raises."""
+    """Root of every error that the federation raises."""
+
+
+class SettingsRefused(FederationError):
+    """Settings, arguments or a folder's format version are not usable."""
+
+
+class StoreDamaged(FederationError):
+    """A stored file (audit log, state, journal) is not what this program wrote."""
 
 
 class PlanRefused(FederationError):
-    """A plan is not acceptable.
+    """A plan is not valid, not signed as claimed, or names what is not in the registry.
 
     Attributes:
         problems: Every problem found, each one sentence naming the field.
     """
 
-    def __init__(self, problems: Sequence[str]) -> None:
-        self.problems: tuple[str, ...] = tuple(problems)
-        count = len(self.problems)
-        noun = "problem" if count == 1 else "problems"
-        super().__init__(f"the plan has {count} {noun}: " + "; ".join(self.problems))
+    def __init__(self, problems: str | Sequence[str]) -> None:
+        listed = (problems,) if isinstance(problems, str) else tuple(problems)
+        self.problems: tuple[str, ...] = listed
+        super().__init__("the plan is refused: " + "; ".join(listed))
 
 
-class SignatureRefused(FederationError):
+class SignatureRefused(PlanRefused):
     """A signed plan was changed, is not canonical, or was signed by another key."""
+
+
+class EnrolmentRefused(FederationError):
+    """The coordinator, or the node itself, refused an enrolment."""
+
+
+class IdentityRefused(FederationError):
+    """The coordinator does not accept who calls: certificate, name or revocation."""
+
+
+class VersionRefused(FederationError):
+    """The two sides share no protocol version."""
+
+
+class CoordinatorUnreachable(FederationError):
+    """The coordinator gave no answer; the call may be repeated."""
+
+
+class RequestRefused(FederationError):
+    """The coordinator understood a request and refused it; repeating it does not help."""
+
+
+class TransferFailed(FederationError):
+    """An object did not arrive as announced: size, hash or permission."""
+
+
+class UpdateRefused(FederationError):
+    """A model update fails a check: tensors, shapes, types, finite values, weight or norm."""
+
+
+class TensorFileRefused(UpdateRefused):
+    """A file is not a well-formed safetensors file within the limits."""
+
+
+class RunRefused(FederationError):
+    """A run does not exist or cannot do what was asked in its present state."""
 
 
 class LearningError(FederationError):
@@ -50,20 +82,20 @@ class PreparedDataRefused(LearningError):
 
 
 class WeightsRefused(LearningError):
-    """A weights file does not fit the network of the plan."""
+    """A weights or state file does not fit the plan's network."""
 
 
 class TrainingDiverged(LearningError):
     """The loss or the weights are no longer finite numbers."""
 
 
-class TrainerError(FederationError):
-    """The trainer process could not do its job."""
+class TrainerFailed(FederationError):
+    """The trainer process ended or refused a job; repeating the job would end the same way."""
 
 
-class TrainerFailed(TrainerError):
-    """The job itself ended with an error; repeating it would end the same way."""
+class TrainerLost(TrainerFailed):
+    """The trainer process died more often than it may be restarted."""
 
 
-class TrainerLost(TrainerError):
-    """The trainer process died more often than the client may restart it."""
+class SiteFailed(FederationError):
+    """The site could not do a task; the text travels to the coordinator and names nobody."""
