@@ -99,3 +99,51 @@ class TrainerLost(TrainerFailed):
 
 class SiteFailed(FederationError):
     """The site could not do a task; the text travels to the coordinator and names nobody."""
+
+
+class SettingsRefused(FederationError):
+    """Settings, arguments or a folder's format version are not usable."""
+
+
+class StoreDamaged(FederationError):
+    """A stored file (audit log, state, journal) is not what this program wrote."""
+
+
+class EnrolmentRefused(FederationError):
+    """The coordinator, or the node itself, refused an enrolment."""
+
+
+class IdentityRefused(FederationError):
+    """The coordinator does not accept who calls: certificate, name or revocation."""
+
+
+class VersionRefused(FederationError):
+    """The two sides share no protocol version."""
+
+
+class CoordinatorUnreachable(FederationError):
+    """The coordinator gave no answer; the call may be repeated."""
+
+
+class RequestRefused(FederationError):
+    """The coordinator understood a request and refused it; repeating it does not help."""
+
+
+class TransferFailed(FederationError):
+    """An object did not arrive as announced: size, hash or permission."""
+
+
+class UpdateRefused(FederationError):
+    """A model update fails a check: tensors, shapes, types, finite values, weight or norm."""
+
+
+class TensorFileRefused(UpdateRefused):
+    """A file is not a well-formed safetensors file within the limits."""
+
+
+class RunRefused(FederationError):
+    """A run does not exist or cannot do what was asked in its present state."""
+
+
+class SiteFailed(FederationError):
+    """The site could not do a task; its text travels to the coordinator and names nobody."""

@@ -1,0 +1,1 @@
+"""The coordinator: sites, runs, rounds, aggregation and checkpoints."""

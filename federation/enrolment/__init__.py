@@ -1,0 +1,1 @@
+"""Enrolment: one-time tokens, and certificates for keys that never leave their site."""

@@ -1,0 +1,1 @@
+"""The node's side of the federation: connection, agent and the port to the site."""

@@ -1,0 +1,1 @@
+"""How updates are joined: pure functions on memory-mapped tensors."""
