@@ -101,14 +101,14 @@ class AuditChain:
         return self._last
 
     def append(
-        self, actor: str, action: str, object: str, detail: Mapping[str, JSON] | None = None
+        self, actor: str, action: str, subject: str, detail: Mapping[str, JSON] | None = None
     ) -> AuditEntry:
         """Write one entry durably.
 
         Args:
             actor: who acted: a user, a site's name, ``system``.
             action: what was done, in dotted lower case (``site.revoked``).
-            object: what it was done to; never an identifier of a patient.
+            subject: what it was done to (``object`` in the file); never an identifier of a patient.
             detail: further JSON values; never an identifier of a patient.
 
         Returns:
@@ -116,7 +116,7 @@ class AuditChain:
         """
         with self._lock, _Locked(self._descriptor):
             self._follow()
-            return self._write(actor, action, object, dict(detail or {}))
+            return self._write(actor, action, subject, dict(detail or {}))
 
     def close(self) -> None:
         """Give the file back."""
@@ -125,14 +125,14 @@ class AuditChain:
                 os.close(self._descriptor)
                 self._descriptor = -1
 
-    def _write(self, actor: str, action: str, object: str, detail: dict[str, JSON]) -> AuditEntry:
+    def _write(self, actor: str, action: str, subject: str, detail: dict[str, JSON]) -> AuditEntry:
         document: dict[str, JSON] = {
             "format": FORMAT,
             "seq": self._seq + 1,
             "at": stamp(self._clock()),
             "actor": actor,
             "action": action,
-            "object": object,
+            "object": subject,
             "detail": detail,
             "previous": self._last,
         }

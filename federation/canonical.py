@@ -11,7 +11,7 @@ from typing import Union, cast
 
 import rfc8785
 
-JSON = Union[None, bool, int, float, str, Sequence["JSON"], Mapping[str, "JSON"]]
+JSON = Union[None, bool, int, float, str, Sequence["JSON"], Mapping[str, "JSON"]]  # noqa: UP007
 """A value that JSON can hold."""
 
 _BLOCK = 1 << 20
