@@ -1,0 +1,94 @@
+"""``clinode dataset``: which studies may be used for training."""
+
+from __future__ import annotations
+
+from typing import Annotated
+
+import typer
+
+from appliance.cli.output import as_json, print_json, print_lines, print_pairs, print_table
+from appliance.control import node_pb2 as pb
+from appliance.control.client import NodeClient
+
+app = typer.Typer(no_args_is_help=True, rich_markup_mode=None)
+
+Json = Annotated[bool, typer.Option("--json", help="Print JSON.")]
+Name = Annotated[str, typer.Argument(help="The data set's name.")]
+Reason = Annotated[str, typer.Option("--reason", help="Why; goes into the audit log.")]
+
+
+def _show(dataset: pb.Dataset, json: bool) -> None:
+    if json:
+        print_json(as_json(dataset))
+        return
+    print_pairs(
+        (
+            ("name", dataset.name),
+            ("state", dataset.state),
+            ("hash", dataset.hash),
+            ("cases", dataset.cases),
+            ("training", dataset.training),
+            ("test", dataset.test),
+            ("unlabelled", dataset.unlabelled),
+            ("created", dataset.created),
+            ("frozen", dataset.frozen),
+        )
+    )
+
+
+@app.command("list")
+def list_datasets(ctx: typer.Context, json: Json = False) -> None:
+    """List the data sets."""
+    with NodeClient(ctx.obj) as client:
+        answer = client.datasets()
+    if json:
+        print_json(as_json(answer)["datasets"])
+        return
+    print_table(
+        ("name", "state", "cases", "training", "test", "unlabelled", "hash"),
+        (
+            (d.name, d.state, d.cases, d.training, d.test, d.unlabelled, d.hash[:12])
+            for d in answer.datasets
+        ),
+        empty="no data set yet: `clinode dataset create NAME` makes one of the ready studies",
+    )
+
+
+@app.command()
+def show(ctx: typer.Context, name: Name, json: Json = False) -> None:
+    """Show one data set."""
+    with NodeClient(ctx.obj) as client:
+        _show(client.dataset(name), json)
+
+
+@app.command()
+def create(
+    ctx: typer.Context,
+    name: Name,
+    tag: Annotated[list[str] | None, typer.Option("--tag", help="A tag; may be repeated.")] = None,
+    json: Json = False,
+) -> None:
+    """Make an open data set of the studies that are ready."""
+    with NodeClient(ctx.obj) as client:
+        _show(client.create_dataset(name, tuple(tag or ())), json)
+
+
+@app.command()
+def freeze(ctx: typer.Context, name: Name, reason: Reason = "", json: Json = False) -> None:
+    """Fix the members and the split for good."""
+    with NodeClient(ctx.obj) as client:
+        _show(client.freeze_dataset(name, reason), json)
+
+
+@app.command()
+def approve(ctx: typer.Context, name: Name, reason: Reason = "") -> None:
+    """Let approved plans use a frozen data set."""
+    with NodeClient(ctx.obj) as client:
+        print_lines(client.act("dataset-approve", name, reason=reason).message)
+
+
+@app.command()
+def revoke(ctx: typer.Context, name: Name, reason: Reason = "") -> None:
+    """Forbid every later use of a data set."""
+    with NodeClient(ctx.obj) as client:
+        print_lines(client.act("dataset-revoke", name, reason=reason).message)

@@ -1,0 +1,38 @@
+"""Errors of all packages as one sentence and an exit code."""
+
+from __future__ import annotations
+
+import os
+import traceback
+
+from appliance.cli.output import print_error
+from appliance.errors import ApplianceError
+
+
+def exit_code_of(error: Exception) -> int:
+    """Say what went wrong in one sentence.
+
+    An error that is none of ours is a defect: its class is named, and its trace is printed where
+    ``CLINODE_DEBUG`` is set (a trace may hold file paths, so not by default).
+
+    Returns:
+        2 for wrong settings, 1 for everything else.
+    """
+    from dicom_bridge.errors import DicomBridgeError
+    from dicom_bridge.errors import SettingsRefused as BridgeSettings
+    from federation.errors import FederationError
+
+    if isinstance(error, (ApplianceError, DicomBridgeError, FederationError)):
+        print_error(str(error))
+        refused = isinstance(error, BridgeSettings) or type(error).__name__ == "SettingsRefused"
+        return 2 if refused else 1
+    if isinstance(error, OSError):
+        print_error(f"{error.strerror or type(error).__name__}: {error.filename or ''}".strip())
+        return 1
+    print_error(
+        f"an internal error ({type(error).__name__}): this is a defect of clinode; "
+        "set CLINODE_DEBUG=1 to see where it happened"
+    )
+    if os.environ.get("CLINODE_DEBUG"):
+        traceback.print_exception(error)
+    return 1
