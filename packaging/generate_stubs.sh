@@ -4,7 +4,7 @@
 set -euo pipefail
 cd "$(dirname "$0")/.."
 out=${1:-.}
-for proto in appliance/control/node.proto federation/proto/*.proto; do
+for proto in appliance/control/node.proto federation/wire/*.proto; do
   [ -e "$proto" ] || continue
   .venv/bin/python -m grpc_tools.protoc -I . --python_out="$out" --grpc_python_out="$out" \
     --mypy_out=quiet:"$out" --mypy_grpc_out=quiet:"$out" --plugin=protoc-gen-mypy=.venv/bin/protoc-gen-mypy \
