@@ -1,0 +1,1 @@
+"""The demonstration: three hospitals, their PACS and a coordinator on one machine."""
