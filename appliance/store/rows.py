@@ -1,0 +1,230 @@
+"""What the store gives back: immutable rows, no identifiers."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from enum import StrEnum
+
+from appliance.pipeline.states import Stage, State
+from federation.canonical import JSON
+
+
+class DatasetState(StrEnum):
+    """A data set is open until frozen; only an approved one is used by plans."""
+
+    OPEN = "open"
+    FROZEN = "frozen"
+    APPROVED = "approved"
+    REVOKED = "revoked"
+
+
+class Decision(StrEnum):
+    """What the custodian said about a plan or a model."""
+
+    PENDING = "pending"
+    APPROVED = "approved"
+    REJECTED = "rejected"
+
+
+class ResultState(StrEnum):
+    """Where a segmentation made by a model is."""
+
+    NO_FINDING = "no finding"
+    HELD = "held"
+    RELEASED = "released"
+    SENDING = "sending"
+    SENT = "sent"
+    FAILED = "failed"
+    WITHDRAWN = "withdrawn"
+
+
+@dataclass(frozen=True, slots=True)
+class NewStudy:
+    """A study that the PACS offered for the first time."""
+
+    study_key: str
+    patient_key: str
+    subject: str
+    session: str
+    pacs: str
+    expected: int = 0
+
+
+@dataclass(frozen=True, slots=True)
+class StudyRow:
+    """One study.
+
+    Attributes:
+        stage: the stage that was refused or failed last, or that runs now.
+        attempt: failed attempts of the present stage.
+        not_before: earliest UTC time of the next attempt.
+        claim: token of the running stage, or None.
+        expected: instances that the PACS listed and the node asks for.
+        received: instances that are here.
+        late: instances that the PACS listed only after the study was fetched.
+        inputs: canonical modalities present.
+        facts: further values of a closed vocabulary (counts, engine versions, volumes).
+    """
+
+    study_key: str
+    patient_key: str
+    subject: str
+    session: str
+    pacs: str
+    state: State
+    stage: Stage | None
+    attempt: int
+    reason: str
+    not_before: str | None
+    claim: str | None
+    found_at: str
+    updated_at: str
+    expected: int
+    received: int
+    late: int
+    inputs: tuple[str, ...]
+    labelled: bool
+    qc_decision: str
+    qc_released: bool
+    facts: Mapping[str, JSON] = field(default_factory=dict)
+
+    @property
+    def case(self) -> str:
+        """The study's name in the research zone: ``sub-<label>_ses-<label>``."""
+        return f"sub-{self.subject}_ses-{self.session}"
+
+
+@dataclass(frozen=True, slots=True)
+class StageRun:
+    """One execution of one stage; `outcome` is running, done, refused, failed or interrupted."""
+
+    study_key: str
+    stage: Stage
+    attempt: int
+    outcome: str
+    started: str
+    finished: str | None
+    seconds: float
+    detail: str
+
+
+@dataclass(frozen=True, slots=True)
+class StageTiming:
+    """Seconds of the finished executions of one stage over all studies."""
+
+    stage: Stage
+    studies: int
+    seconds_total: float
+    seconds_median: float
+
+
+@dataclass(frozen=True, slots=True)
+class Funnel:
+    """How many studies got how far; `quarantine_reasons` counts by reason in words."""
+
+    offered: int
+    fetched: int
+    converted: int
+    passed_qc: int
+    quarantined: int
+    ready: int
+    trained: int
+    quarantine_reasons: Mapping[str, int]
+    missing_inputs: Mapping[str, int]
+
+
+@dataclass(frozen=True, slots=True)
+class DatasetRow:
+    """A data set: a named, later frozen, set of studies."""
+
+    name: str
+    state: DatasetState
+    hash: str
+    tags: tuple[str, ...]
+    created_at: str
+    frozen_at: str | None
+    decided_at: str | None
+    decided_by: str
+    cases: int
+    training: int
+    test: int
+    unlabelled: int
+
+
+@dataclass(frozen=True, slots=True)
+class Member:
+    """A study of a frozen data set.
+
+    Attributes:
+        split: ``train``, ``test`` or ``infer``; plans divide ``train`` further.
+        content: SHA-256 over the case's files at the time of the freeze.
+    """
+
+    study_key: str
+    case: str
+    split: str
+    labelled: bool
+    inputs: tuple[str, ...]
+    content: str
+
+
+@dataclass(frozen=True, slots=True)
+class PlanRow:
+    """A training plan that the coordinator offered; `document` is the signed plan as JSON text."""
+
+    hash: str
+    name: str
+    signer: str
+    document: str
+    state: Decision
+    reason: str
+    dataset: str | None
+    offered_at: str
+    decided_at: str | None
+    decided_by: str
+
+
+@dataclass(frozen=True, slots=True)
+class ModelRow:
+    """A finished model; `weights` is a path relative to the research folder."""
+
+    id: str
+    plan_hash: str
+    round: int
+    manifest: str
+    weights: str
+    state: Decision
+    reason: str
+    offered_at: str
+    decided_at: str | None
+    decided_by: str
+
+
+@dataclass(frozen=True, slots=True)
+class ResultRow:
+    """A segmentation of one study by one model."""
+
+    key: str
+    study_key: str
+    model_id: str
+    state: ResultState
+    reason: str
+    destination: str
+    volume_ml: float
+    lesions: int
+    attempt: int
+    not_before: str | None
+    created_at: str
+    updated_at: str
+    sent_at: str | None
+    decided_by: str
+
+
+@dataclass(frozen=True, slots=True)
+class Activity:
+    """Something that happened, for the operator's view; counts and closed words only."""
+
+    at: str
+    action: str
+    detail: Mapping[str, JSON]

@@ -1,0 +1,145 @@
+"""The tables of the node's state and their version.
+
+No column holds an identifier: studies are named by `study_key`, patients by pseudonym, instances
+by a keyed hash. Times are UTC ISO 8601 text, durations seconds, volumes ml.
+"""
+
+from __future__ import annotations
+
+SCHEMA_VERSION = 1
+
+TABLES = """
+CREATE TABLE studies (
+  study_key TEXT PRIMARY KEY,
+  patient_key TEXT NOT NULL,
+  subject TEXT NOT NULL,
+  session TEXT NOT NULL,
+  pacs TEXT NOT NULL,
+  state TEXT NOT NULL,
+  stage TEXT,
+  attempt INTEGER NOT NULL DEFAULT 0,
+  reason TEXT NOT NULL DEFAULT '',
+  not_before TEXT,
+  claim TEXT,
+  found_at TEXT NOT NULL,
+  updated_at TEXT NOT NULL,
+  expected INTEGER NOT NULL DEFAULT 0,
+  received INTEGER NOT NULL DEFAULT 0,
+  late INTEGER NOT NULL DEFAULT 0,
+  inputs TEXT NOT NULL DEFAULT '[]',
+  labelled INTEGER NOT NULL DEFAULT 0,
+  qc_decision TEXT NOT NULL DEFAULT '',
+  qc_released INTEGER NOT NULL DEFAULT 0,
+  facts TEXT NOT NULL DEFAULT '{}'
+) STRICT;
+CREATE INDEX studies_state ON studies (state);
+CREATE INDEX studies_patient ON studies (patient_key);
+
+CREATE TABLE stage_runs (
+  id INTEGER PRIMARY KEY,
+  study_key TEXT NOT NULL REFERENCES studies (study_key),
+  stage TEXT NOT NULL,
+  attempt INTEGER NOT NULL,
+  outcome TEXT NOT NULL,
+  started TEXT NOT NULL,
+  finished TEXT,
+  seconds REAL NOT NULL DEFAULT 0,
+  detail TEXT NOT NULL DEFAULT ''
+) STRICT;
+CREATE INDEX stage_runs_study ON stage_runs (study_key);
+
+CREATE TABLE instances (
+  study_key TEXT NOT NULL REFERENCES studies (study_key),
+  instance_key TEXT NOT NULL,
+  sha256 TEXT NOT NULL,
+  conflict INTEGER NOT NULL DEFAULT 0,
+  received_at TEXT NOT NULL,
+  PRIMARY KEY (study_key, instance_key)
+) STRICT, WITHOUT ROWID;
+
+CREATE TABLE patients (
+  patient_key TEXT PRIMARY KEY,
+  split TEXT,
+  assigned_at TEXT,
+  withdrawn_at TEXT
+) STRICT;
+
+CREATE TABLE datasets (
+  name TEXT PRIMARY KEY,
+  state TEXT NOT NULL,
+  hash TEXT NOT NULL DEFAULT '',
+  tags TEXT NOT NULL DEFAULT '[]',
+  created_at TEXT NOT NULL,
+  frozen_at TEXT,
+  decided_at TEXT,
+  decided_by TEXT NOT NULL DEFAULT ''
+) STRICT;
+
+CREATE TABLE members (
+  dataset TEXT NOT NULL REFERENCES datasets (name),
+  study_key TEXT NOT NULL REFERENCES studies (study_key),
+  case_name TEXT NOT NULL,
+  split TEXT NOT NULL,
+  labelled INTEGER NOT NULL,
+  inputs TEXT NOT NULL,
+  content TEXT NOT NULL,
+  PRIMARY KEY (dataset, study_key)
+) STRICT;
+
+CREATE TABLE plans (
+  hash TEXT PRIMARY KEY,
+  name TEXT NOT NULL,
+  signer TEXT NOT NULL,
+  document TEXT NOT NULL,
+  state TEXT NOT NULL,
+  reason TEXT NOT NULL DEFAULT '',
+  dataset TEXT REFERENCES datasets (name),
+  offered_at TEXT NOT NULL,
+  decided_at TEXT,
+  decided_by TEXT NOT NULL DEFAULT ''
+) STRICT;
+
+CREATE TABLE models (
+  id TEXT PRIMARY KEY,
+  plan_hash TEXT NOT NULL,
+  round INTEGER NOT NULL,
+  manifest TEXT NOT NULL,
+  weights TEXT NOT NULL,
+  state TEXT NOT NULL,
+  reason TEXT NOT NULL DEFAULT '',
+  offered_at TEXT NOT NULL,
+  decided_at TEXT,
+  decided_by TEXT NOT NULL DEFAULT ''
+) STRICT;
+
+CREATE TABLE results (
+  key TEXT PRIMARY KEY,
+  study_key TEXT NOT NULL REFERENCES studies (study_key),
+  model_id TEXT NOT NULL,
+  state TEXT NOT NULL,
+  reason TEXT NOT NULL DEFAULT '',
+  destination TEXT NOT NULL DEFAULT '',
+  volume_ml REAL NOT NULL DEFAULT 0,
+  lesions INTEGER NOT NULL DEFAULT 0,
+  attempt INTEGER NOT NULL DEFAULT 0,
+  not_before TEXT,
+  created_at TEXT NOT NULL,
+  updated_at TEXT NOT NULL,
+  sent_at TEXT,
+  decided_by TEXT NOT NULL DEFAULT ''
+) STRICT;
+CREATE INDEX results_study ON results (study_key);
+
+CREATE TABLE trained (
+  run TEXT NOT NULL,
+  case_name TEXT NOT NULL,
+  PRIMARY KEY (run, case_name)
+) STRICT, WITHOUT ROWID;
+
+CREATE TABLE activity (
+  id INTEGER PRIMARY KEY,
+  at TEXT NOT NULL,
+  action TEXT NOT NULL,
+  detail TEXT NOT NULL
+) STRICT;
+"""
