@@ -6,7 +6,8 @@ A folder ``prepared-<hash>`` holds ``manifest.json`` and one safetensors file pe
   normalised; a missing optional input is a channel of zeros;
 * ``brain`` uint8 (X, Y, Z), 1 inside the brain;
 * ``label`` uint8 (X, Y, Z), the plan's label values, only where the case is labelled;
-* metadata: ``format`` and ``affine``, the 4 x 4 matrix voxel to RAS mm as JSON.
+* one metadata entry ``prepared``: JSON with ``format`` and ``affine``, the 4 x 4 matrix voxel to
+  RAS mm (one entry, because safetensors does not order several).
 
 Cases are named by pseudonym (``sub-x_ses-y``). Nothing is resampled here and torch is not loaded.
 """
@@ -14,7 +15,7 @@ Cases are named by pseudonym (``sub-x_ses-y``). Nothing is resampled here and to
 import json
 import os
 import re
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from enum import StrEnum
 from pathlib import Path
@@ -179,10 +180,21 @@ def write_case(folder: Path, case: PreparedCase) -> Path:
     }
     if case.label is not None:
         tensors["label"] = np.ascontiguousarray(case.label)
-    metadata = {"format": str(PREPARED_FORMAT), "affine": json.dumps(case.affine.tolist())}
     path = folder / f"{case.case}.safetensors"
-    write_atomically(path, serialise(tensors, metadata))
+    write_atomically(path, serialise(tensors, _metadata(case.affine)))
     return path
+
+
+def _metadata(affine: NDArray[np.float64]) -> dict[str, str]:
+    text = json.dumps({"affine": affine.tolist(), "format": PREPARED_FORMAT})
+    return {"prepared": text}
+
+
+def _affine(metadata: Mapping[str, str] | None) -> NDArray[np.float64]:
+    document = json.loads((metadata or {})["prepared"])
+    if document["format"] != PREPARED_FORMAT:
+        raise PreparedDataRefused("a prepared file has an unknown format version")
+    return np.array(document["affine"], dtype=np.float64)
 
 
 def read_case(path: Path) -> PreparedCase:
@@ -195,13 +207,10 @@ def read_case(path: Path) -> PreparedCase:
         if path.stat().st_size > MAX_CASE_BYTES:
             raise PreparedDataRefused("a prepared case file is larger than the limit")
         with safe_open(path, framework="np") as stream:
-            metadata = stream.metadata() or {}
-            if metadata.get("format") != str(PREPARED_FORMAT):
-                raise PreparedDataRefused("a prepared case file has an unknown format version")
+            affine = _affine(stream.metadata())
             names = set(stream.keys())
             if not {"image", "brain"} <= names <= {"image", "brain", "label"}:
                 raise PreparedDataRefused("a prepared case file holds other arrays than expected")
-            affine = np.array(json.loads(metadata["affine"]), dtype=np.float64)
             return PreparedCase(
                 case=path.stem,
                 image=stream.get_tensor("image"),
@@ -211,6 +220,44 @@ def read_case(path: Path) -> PreparedCase:
             )
     except (OSError, SafetensorError, KeyError, ValueError, TypeError) as error:
         raise PreparedDataRefused("a prepared case file cannot be read") from error
+
+
+@dataclass(frozen=True, slots=True)
+class PredictedMask:
+    """A model's answer for one case on its prepared grid.
+
+    Attributes:
+        mask: uint8 (X, Y, Z), the plan's label values, axes R, A, S.
+        affine: float64 (4, 4), voxel index to RAS mm.
+    """
+
+    mask: NDArray[np.uint8]
+    affine: NDArray[np.float64]
+
+
+def write_mask(path: Path, predicted: PredictedMask) -> None:
+    """Write a predicted mask as safetensors (array ``mask``, metadata as a case file)."""
+    tensors = {"mask": np.ascontiguousarray(predicted.mask)}
+    write_atomically(path, serialise(tensors, _metadata(predicted.affine)))
+
+
+def read_mask(path: Path) -> PredictedMask:
+    """Read what :func:`write_mask` wrote.
+
+    Raises:
+        PreparedDataRefused: when the file breaks the format.
+    """
+    try:
+        if path.stat().st_size > MAX_CASE_BYTES:
+            raise PreparedDataRefused("a mask file is larger than the limit")
+        with safe_open(path, framework="np") as stream:
+            mask = stream.get_tensor("mask")
+            affine = _affine(stream.metadata())
+    except (OSError, SafetensorError, KeyError, ValueError, TypeError) as error:
+        raise PreparedDataRefused("a mask file cannot be read") from error
+    if mask.dtype != np.uint8 or mask.ndim != 3 or affine.shape != (4, 4):
+        raise PreparedDataRefused("a mask file must hold uint8 (X, Y, Z) and a 4 x 4 affine")
+    return PredictedMask(mask, affine)
 
 
 def write_manifest(folder: Path, manifest: PreparedManifest) -> Path:
@@ -278,7 +325,6 @@ class PreparedFolder:
     Args:
         folder: The folder.
         cache_bytes: Cases are kept in memory up to this many bytes, least recently used out first.
-        progress: Called with (cases read, cases asked for) by :meth:`load_split`.
     """
 
     def __init__(
@@ -286,13 +332,11 @@ class PreparedFolder:
         folder: Path,
         *,
         cache_bytes: int = 1024**3,
-        progress: Callable[[int, int], None] | None = None,
     ) -> None:
         self.folder = folder
         self.manifest = read_manifest(folder)
         self._cache: dict[str, PreparedCase] = {}
         self._cache_bytes = cache_bytes
-        self._progress = progress
 
     def case(self, entry: CaseEntry) -> PreparedCase:
         """One case, from memory or from its file.
@@ -313,16 +357,6 @@ class PreparedFolder:
         self._cache[entry.case] = found
         self._shrink()
         return found
-
-    def load_split(self, split: Split) -> list[PreparedCase]:
-        """All cases of a split, sorted by name."""
-        entries = self.manifest.of_split(split)
-        cases = []
-        for number, entry in enumerate(entries, start=1):
-            cases.append(self.case(entry))
-            if self._progress is not None:
-                self._progress(number, len(entries))
-        return cases
 
     def _shrink(self) -> None:
         total = sum(case.image.nbytes + 2 * case.brain.nbytes for case in self._cache.values())

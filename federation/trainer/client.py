@@ -1,0 +1,368 @@
+"""The node's side of the trainer: start the process, give it jobs, wait, restart it when it dies.
+
+The process is started by a guard thread that lives exactly as long as the process, because
+Linux's parent-death signal (prctl(2), PR_SET_PDEATHSIG) follows the thread that forked. Jobs are
+announced by a line on the process's standard input, results by a line on its standard output, so
+neither side polls.
+"""
+
+import json
+import os
+import subprocess
+import sys
+import threading
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from types import TracebackType
+from typing import Any, Final, Self
+
+import structlog
+
+from federation.errors import TrainerFailed, TrainerLost
+from federation.learning.prepared import write_atomically
+from federation.trainer.jobs import (
+    EvaluateJob,
+    EvaluateResult,
+    InferJob,
+    InferResult,
+    InitialiseJob,
+    InitialiseResult,
+    Job,
+    Result,
+    TrainerResources,
+    TrainJob,
+    TrainResult,
+    job_document,
+    job_key,
+    outputs_intact,
+    parse_result,
+)
+
+MAX_RESTARTS: Final = 3
+"""How often the process may die during one job before the job is given up."""
+KEPT_JOBS: Final = 64
+"""Finished jobs of which the files are kept in inbox and outbox."""
+STOP_SECONDS: Final = 5.0
+"""How long the process may take to end by itself before it is killed."""
+_ENVIRONMENT: Final = ("PATH", "HOME", "LANG", "LC_ALL", "TMPDIR", "TZ", "VIRTUAL_ENV")
+_ENVIRONMENT_PREFIXES: Final = ("PYTHON", "COVERAGE", "COV_CORE", "LD_", "CUDA_", "NVIDIA_")
+_THREADS: Final = ("OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS")
+
+_log = structlog.get_logger(__name__)
+
+
+@dataclass(frozen=True, slots=True)
+class Progress:
+    """How far the running job is.
+
+    Attributes:
+        kind: ``train``, ``evaluate``, ``infer`` or ``initialise``.
+        round: Round of a train job, else None.
+        done: Steps or cases done.
+        total: Steps or cases of the job.
+        loss: Mean loss so far of a train job, else None.
+    """
+
+    kind: str
+    round: int | None
+    done: int
+    total: int
+    loss: float | None
+
+
+class _Process:
+    """One trainer process with its guard thread."""
+
+    def __init__(self, folder: Path, resources: TrainerResources) -> None:
+        self._folder = folder
+        self._resources = resources
+        self._changed = threading.Condition()
+        self._news = 0
+        self._ended: int | None = None
+        self._failure: OSError | None = None
+        self._popen: subprocess.Popen[bytes] | None = None
+        self._guard = threading.Thread(target=self._run, name="trainer-guard", daemon=True)
+        started = threading.Event()
+        self._started = started
+        self._guard.start()
+        started.wait()
+        if self._failure is not None:
+            raise TrainerLost(f"the trainer process cannot be started ({self._failure.strerror})")
+
+    def _run(self) -> None:
+        try:
+            with (self._folder / "trainer.log").open("wb") as log:
+                popen = subprocess.Popen(
+                    _command(self._folder, self._resources),
+                    stdin=subprocess.PIPE,
+                    stdout=subprocess.PIPE,
+                    stderr=log,
+                    env=_environment(self._resources),
+                )
+        except OSError as error:
+            self._failure = error
+            self._started.set()
+            return
+        self._popen = popen
+        self._started.set()
+        if popen.stdout is not None:
+            with popen.stdout:
+                for _ in popen.stdout:
+                    with self._changed:
+                        self._news += 1
+                        self._changed.notify_all()
+        code = popen.wait()
+        with self._changed:
+            self._ended = code
+            self._changed.notify_all()
+
+    @property
+    def ended(self) -> int | None:
+        """Exit status, negative for a signal; None while it runs."""
+        return self._ended
+
+    @property
+    def pid(self) -> int:
+        """Process id."""
+        return self._popen.pid if self._popen is not None else -1
+
+    def announce(self) -> None:
+        """Tell the process that the inbox has changed; a dead process is noticed by waiting."""
+        if self._popen is not None and self._popen.stdin is not None:
+            try:
+                self._popen.stdin.write(b"\n")
+                self._popen.stdin.flush()
+            except (OSError, ValueError):
+                _log.debug("trainer_not_listening")
+
+    def wait_for_news(self, seen: int) -> int:
+        """Block until the process said something after ``seen`` or ended."""
+        with self._changed:
+            self._changed.wait_for(lambda: self._news > seen or self._ended is not None)
+            return self._news
+
+    def stop(self) -> None:
+        """End the process: by end of input, then SIGTERM, then SIGKILL."""
+        popen = self._popen
+        if popen is None:
+            return
+        if popen.stdin is not None:
+            try:
+                popen.stdin.close()
+            except OSError:
+                _log.debug("trainer_already_gone")
+        for end in (popen.terminate, popen.kill):
+            self._guard.join(STOP_SECONDS if end == popen.kill else 0.5)
+            if not self._guard.is_alive():
+                return
+            end()
+        self._guard.join()
+
+
+class Trainer:
+    """A trainer process of one run at one site, restarted when it dies.
+
+    Args:
+        folder: The trainer's folder; it is created. A later ``Trainer`` on the same folder goes on
+            with the optimiser and random state found there.
+        resources: Threads and device.
+    """
+
+    def __init__(self, folder: Path, resources: TrainerResources) -> None:
+        self.folder = folder
+        self.resources = resources
+        self._process: _Process | None = None
+        self._lock = threading.Lock()
+        self._closed = False
+
+    def __enter__(self) -> Self:
+        self.start()
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        self.close()
+
+    @property
+    def pid(self) -> int | None:
+        """The process's id, None before :meth:`start` and after :meth:`close`."""
+        process = self._process
+        return process.pid if process is not None and process.ended is None else None
+
+    def start(self) -> None:
+        """Start the process; jobs that an earlier client left unfinished are dropped.
+
+        Raises:
+            TrainerLost: when the process cannot be started.
+        """
+        if self._process is not None and self._process.ended is None:
+            return
+        self._closed = False
+        for name in ("inbox", "outbox", "state"):
+            (self.folder / name).mkdir(parents=True, exist_ok=True)
+        for path in self._inbox():
+            if not (self.folder / "outbox" / path.name).exists():
+                path.unlink()
+        (self.folder / "progress.json").unlink(missing_ok=True)
+        self._process = _Process(self.folder, self.resources)
+
+    def close(self) -> None:
+        """Stop the process. A job that waits in another thread ends with ``TrainerLost``."""
+        self._closed = True
+        if self._process is not None:
+            self._process.stop()
+            self._process = None
+
+    def train(self, job: TrainJob) -> TrainResult:
+        """Train one round; the result of the same job done before is returned at once.
+
+        Raises:
+            TrainerFailed: when the job ended with an error.
+            TrainerLost: when the process died too often or was closed.
+        """
+        result = self._do(job)
+        assert isinstance(result, TrainResult)  # noqa: S101 - parse_result follows the job's type
+        return result
+
+    def evaluate(self, job: EvaluateJob) -> EvaluateResult:
+        """Score a model on a split; errors as :meth:`train`."""
+        result = self._do(job)
+        assert isinstance(result, EvaluateResult)  # noqa: S101 - as above
+        return result
+
+    def infer(self, job: InferJob) -> InferResult:
+        """Segment cases; errors as :meth:`train`."""
+        result = self._do(job)
+        assert isinstance(result, InferResult)  # noqa: S101 - as above
+        return result
+
+    def initialise(self, job: InitialiseJob) -> InitialiseResult:
+        """Write the plan's initial weights; errors as :meth:`train`."""
+        result = self._do(job)
+        assert isinstance(result, InitialiseResult)  # noqa: S101 - as above
+        return result
+
+    def progress(self) -> Progress | None:
+        """How far the running job is; None when nothing is known."""
+        try:
+            found = json.loads((self.folder / "progress.json").read_bytes())
+            return Progress(**{name: found[name] for name in Progress.__slots__})
+        except (OSError, ValueError, KeyError, TypeError):
+            return None
+
+    def isolation(self) -> Mapping[str, Any]:
+        """What the process recorded about itself: pid, ``network`` and why; {} before it has."""
+        try:
+            found = json.loads((self.folder / "process.json").read_bytes())
+        except (OSError, ValueError):
+            return {}
+        return found if isinstance(found, dict) else {}
+
+    def _do(self, job: Job) -> Result:
+        with self._lock:
+            document = job_document(job)
+            key = job_key(document)
+            known = self._known_result(job, key)
+            if known is not None:
+                return known
+            number = max((int(path.stem) for path in self._inbox()), default=0) + 1
+            name = f"{number:06d}.json"
+            write_atomically(
+                self.folder / "inbox" / name, json.dumps({"key": key, "job": document}).encode()
+            )
+            result = parse_result(job, self._await(name))
+            self._forget_old()
+            return result
+
+    def _inbox(self) -> list[Path]:
+        return sorted((self.folder / "inbox").glob("[0-9]*.json"))
+
+    def _known_result(self, job: Job, key: str) -> Result | None:
+        for path in reversed(self._inbox()):
+            answer = _read(self.folder / "outbox" / path.name)
+            if answer is None or not answer.get("ok") or answer.get("key") != key:
+                continue
+            result = parse_result(job, answer["result"])
+            if outputs_intact(result):
+                return result
+        return None
+
+    def _await(self, name: str) -> Mapping[str, Any]:
+        answer_path = self.folder / "outbox" / name
+        deaths = 0
+        while True:
+            process = self._process
+            if process is None or self._closed:
+                raise TrainerLost("the trainer was closed while a job was waiting")
+            process.announce()
+            news = 0
+            while process.ended is None and not answer_path.exists():
+                news = process.wait_for_news(news)
+            answer = _read(answer_path)
+            if answer is not None:
+                return _accepted(answer)
+            if self._closed:
+                raise TrainerLost("the trainer was closed while a job was waiting")
+            deaths += 1
+            ending = _words(process.ended)
+            _log.warning("trainer_died", ending=ending, deaths=deaths)
+            if deaths > MAX_RESTARTS:
+                raise TrainerLost(
+                    f"the trainer process died {deaths} times during one job, last {ending};"
+                    " it may need more memory"
+                )
+            self._process = _Process(self.folder, self.resources)
+
+    def _forget_old(self) -> None:
+        for path in self._inbox()[:-KEPT_JOBS]:
+            path.unlink(missing_ok=True)
+            (self.folder / "outbox" / path.name).unlink(missing_ok=True)
+
+
+def _accepted(answer: Mapping[str, Any]) -> Mapping[str, Any]:
+    if not answer.get("ok"):
+        raise TrainerFailed(str(answer.get("error", "the trainer gave no reason")))
+    result = answer.get("result")
+    if not isinstance(result, dict):
+        raise TrainerFailed("the trainer's answer holds no result")
+    return result
+
+
+def _read(path: Path) -> dict[str, Any] | None:
+    try:
+        found = json.loads(path.read_bytes())
+    except (OSError, ValueError):
+        return None
+    return found if isinstance(found, dict) else None
+
+
+def _words(code: int | None) -> str:
+    if code is not None and code < 0:
+        return f"by signal {-code}"
+    return f"with exit status {code}"
+
+
+def _command(folder: Path, resources: TrainerResources) -> list[str]:
+    return [
+        sys.executable,
+        "-m",
+        "federation.trainer",
+        str(folder.absolute()),
+        f"--threads={resources.threads}",
+        f"--device={resources.device}",
+        f"--parent={os.getpid()}",
+    ]
+
+
+def _environment(resources: TrainerResources) -> dict[str, str]:
+    kept = {
+        name: value
+        for name, value in os.environ.items()
+        if name in _ENVIRONMENT or name.startswith(_ENVIRONMENT_PREFIXES)
+    }
+    return kept | dict.fromkeys(_THREADS, str(resources.threads))
