@@ -1,0 +1,148 @@
+"""What the control server asks of the running node: small, so that a test can stand in for it."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Protocol
+
+from appliance.store import DatasetRow, ResultRow, StudyRow
+
+
+@dataclass(frozen=True, slots=True)
+class ComponentView:
+    """A part of the service: ``state`` is running, waiting, stopped or failed."""
+
+    name: str
+    state: str
+    detail: str = ""
+    since: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class FederationView:
+    """The link to the coordinator: not enrolled, connecting, connected or offline."""
+
+    state: str
+    coordinator: str = ""
+    last_contact: str = ""
+    run: str = ""
+    round: int = 0
+    rounds: int = 0
+    task: str = ""
+    certificate_expires: str = ""
+    detail: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class EchoView:
+    """Answer of a C-ECHO, in words."""
+
+    pacs: str
+    ok: bool
+    message: str
+    milliseconds: float
+
+
+@dataclass(frozen=True, slots=True)
+class FoundView:
+    """A study that the PACS offers; identifying fields are only filled when asked for."""
+
+    key: str
+    modalities: str
+    instances: int
+    known: bool
+    patient: str = "hidden"
+    date: str = "hidden"
+    description: str = "hidden"
+
+    def __repr__(self) -> str:
+        return f"FoundView({self.key})"
+
+
+@dataclass(frozen=True, slots=True)
+class PullView:
+    """How many studies matched and how many of them are new."""
+
+    matched: int
+    added: int
+
+
+@dataclass(frozen=True, slots=True)
+class MetricView:
+    """One QC metric of a study."""
+
+    name: str
+    value: float
+    unit: str
+    direction: str
+    decision: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class QcView:
+    """A study's QC: decision pass, review, fail or empty."""
+
+    decision: str = ""
+    reasons: tuple[str, ...] = ()
+    metrics: tuple[MetricView, ...] = ()
+
+
+class NodeOperations(Protocol):
+    """The node's verbs that are more than a look into its state."""
+
+    def components(self) -> Sequence[ComponentView]:
+        """The service's parts."""
+        ...
+
+    def federation(self) -> FederationView:
+        """The link to the coordinator."""
+        ...
+
+    def echo(self, pacs: str) -> EchoView:
+        """C-ECHO to a configured PACS (empty: the first)."""
+        ...
+
+    def find(self, pacs: str, *, reveal: bool) -> Sequence[FoundView]:
+        """C-FIND by the configured criteria."""
+        ...
+
+    def pull(self, pacs: str, keys: Sequence[str]) -> PullView:
+        """Take in matching studies (all, or those with ``keys``)."""
+        ...
+
+    def create_dataset(self, name: str, tags: Sequence[str]) -> DatasetRow:
+        """An open data set."""
+        ...
+
+    def freeze_dataset(self, name: str) -> DatasetRow:
+        """Fix members and split."""
+        ...
+
+    def withdraw(self, study_key: str, *, reason: str) -> StudyRow:
+        """Erase a study for every later use."""
+        ...
+
+    def release_result(self, key: str, *, actor: str, destination: str) -> ResultRow:
+        """Release a held result to a destination (empty: the configured one)."""
+        ...
+
+    def hold_result(self, key: str, *, reason: str) -> ResultRow:
+        """Hold a result that is not sent."""
+        ...
+
+    def send_result(self, key: str) -> ResultRow:
+        """Send a released result now, or a sent one again."""
+        ...
+
+    def qc(self, study_key: str) -> QcView:
+        """A study's QC record."""
+        ...
+
+    def files(self, study_key: str) -> Sequence[str]:
+        """A study's files below the research folder, relative."""
+        ...
+
+    def wake(self) -> None:
+        """Let waiting parts look for work now."""
+        ...

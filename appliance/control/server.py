@@ -1,0 +1,521 @@
+"""The control API's server: one gRPC server on a Unix socket that only its owner can open."""
+
+from __future__ import annotations
+
+import shutil
+from collections.abc import Callable
+from concurrent import futures
+from contextlib import suppress
+from functools import wraps
+from importlib.metadata import version
+from pathlib import Path
+from typing import Any, NoReturn, TypeVar
+
+import grpc
+import structlog
+
+from appliance.control import node_pb2 as pb
+from appliance.control.client import ACTOR_METADATA
+from appliance.control.node_pb2_grpc import (
+    NodeControlServicer,
+    add_NodeControlServicer_to_server,
+)
+from appliance.control.operations import NodeOperations
+from appliance.control.socket_path import control_socket
+from appliance.control.views import (
+    audit_message,
+    dataset_message,
+    detail_message,
+    funnel_message,
+    model_message,
+    plan_message,
+    result_message,
+    study_message,
+    timing_message,
+)
+from appliance.errors import ApplianceError, NotAllowed, NotFound
+from appliance.governance import Governance
+from appliance.home import Home
+from appliance.pipeline.states import Event, State
+from appliance.settings import Settings
+from appliance.store import DatasetState, Decision, NodeState, ResultState
+from dicom_bridge.errors import DicomBridgeError
+from federation.audit_chain import AuditChain, read_entries, tail, verify
+from federation.clock import stamp, utc_now
+from federation.errors import FederationError
+
+WORKERS = 8
+STOP_GRACE_S = 2.0
+MOST_STUDIES = 100_000
+
+log = structlog.get_logger(__name__)
+R = TypeVar("R")
+
+
+def answering(method: Callable[[Any, Any, Any], R]) -> Callable[[Any, Any, Any], R]:
+    """Turn our errors into gRPC status codes, once, at this edge."""
+
+    @wraps(method)
+    def call(self: Any, request: Any, context: Any) -> R:  # noqa: ANN401
+        try:
+            return method(self, request, context)
+        except NotFound as error:
+            _abort(context, grpc.StatusCode.NOT_FOUND, str(error))
+        except NotAllowed as error:
+            _abort(context, grpc.StatusCode.FAILED_PRECONDITION, str(error))
+        except (ApplianceError, DicomBridgeError, FederationError) as error:
+            _abort(context, grpc.StatusCode.ABORTED, str(error))
+        except Exception as error:  # edge: a control call must not end the service
+            log.error("control call failed", call=method.__name__, error=type(error).__name__)
+            _abort(context, grpc.StatusCode.INTERNAL, f"internal error ({type(error).__name__})")
+
+    return call
+
+
+def _abort(context: grpc.ServicerContext, code: grpc.StatusCode, text: str) -> NoReturn:
+    context.abort(code, text)
+    raise AssertionError("abort returns never")
+
+
+class NodeControl(NodeControlServicer):
+    """Answers the control calls.
+
+    Args:
+        state: the node's state.
+        governance: decisions on plans, models and data sets.
+        audit: the node's audit log.
+        settings: the node's settings.
+        operations: the verbs of the running node.
+        home: the node's home.
+    """
+
+    def __init__(
+        self,
+        state: NodeState,
+        governance: Governance,
+        audit: AuditChain,
+        settings: Settings,
+        operations: NodeOperations,
+        home: Home,
+    ) -> None:
+        self._state = state
+        self._governance = governance
+        self._audit = audit
+        self._settings = settings
+        self._operations = operations
+        self._home = home
+
+    @answering
+    def GetStatus(self, request: pb.StatusRequest, context: grpc.ServicerContext) -> pb.Status:
+        """The node at a glance."""
+        del request, context
+        federation = self._operations.federation()
+        counts = self._state.state_counts()
+        dicom = self._settings.dicom
+        checked = verify(self._audit.path)
+        recent = tail(self._audit.path, 20)
+        return pb.Status(
+            site=self._settings.node.site,
+            project=self._settings.node.project,
+            version=version("clinode"),
+            time=stamp(utc_now()),
+            components=[
+                pb.Component(name=c.name, state=c.state, detail=c.detail, since=c.since)
+                for c in self._operations.components()
+            ],
+            studies=[pb.StateCount(state=str(s), count=n) for s, n in counts.items() if n],
+            funnel=funnel_message(self._state.funnel()),
+            federation=pb.FederationStatus(
+                coordinator=federation.coordinator,
+                state=federation.state,
+                last_contact=federation.last_contact,
+                run=federation.run,
+                round=federation.round,
+                rounds=federation.rounds,
+                task=federation.task,
+                certificate_expires=federation.certificate_expires,
+                detail=federation.detail,
+            ),
+            stages=[timing_message(t) for t in self._state.stage_timings()],
+            disk_free_bytes=shutil.disk_usage(self._home.root).free,
+            open_items=self._open_items(counts),
+            audit_intact=checked.ok,
+            recent=[audit_message(entry) for entry in recent],
+            dicom_address=f"{dicom.ae_title} @ {dicom.host}:{dicom.port}",
+        )
+
+    def _open_items(self, counts: dict[State, int]) -> int:
+        """Plans, models, results and studies that wait for a person."""
+        plans = sum(p.state is Decision.PENDING for p in self._state.plans.select())
+        models = sum(m.state is Decision.PENDING for m in self._state.models.select())
+        held = sum(r.state is ResultState.HELD for r in self._state.results.select())
+        return plans + models + held + counts[State.QUARANTINED]
+
+    @answering
+    def EchoPacs(self, request: pb.PacsRequest, context: grpc.ServicerContext) -> pb.PacsEcho:
+        """C-ECHO."""
+        del context
+        view = self._operations.echo(request.pacs)
+        return pb.PacsEcho(
+            pacs=view.pacs, ok=view.ok, message=view.message, milliseconds=view.milliseconds
+        )
+
+    @answering
+    def FindStudies(self, request: pb.FindRequest, context: grpc.ServicerContext) -> pb.FindReply:
+        """C-FIND; revealing identifiers is written to the audit log."""
+        found = self._operations.find(request.pacs, reveal=request.reveal)
+        if request.reveal:
+            self._audit.append(
+                actor_of(context), "pacs.revealed", request.pacs or "first", {"count": len(found)}
+            )
+        return pb.FindReply(
+            studies=[
+                pb.FoundStudy(
+                    key=f.key,
+                    modalities=f.modalities,
+                    instances=f.instances,
+                    known=f.known,
+                    patient=f.patient,
+                    date=f.date,
+                    description=f.description,
+                )
+                for f in found
+            ]
+        )
+
+    @answering
+    def PullStudies(self, request: pb.PullRequest, context: grpc.ServicerContext) -> pb.PullReply:
+        """Take in studies."""
+        view = self._operations.pull(request.pacs, tuple(request.keys))
+        self._audit.append(
+            actor_of(context),
+            "pacs.pulled",
+            request.pacs or "first",
+            {"matched": view.matched, "added": view.added},
+        )
+        words = f"{view.matched} studies match, {view.added} of them are new and will be fetched"
+        return pb.PullReply(matched=view.matched, added=view.added, message=words)
+
+    @answering
+    def ListStudies(
+        self, request: pb.ListStudiesRequest, context: grpc.ServicerContext
+    ) -> pb.StudyList:
+        """Studies, optionally of one state."""
+        del context
+        state = _state_named(request.state)
+        rows = self._state.studies.select(
+            state=state, limit=request.limit or MOST_STUDIES, offset=request.offset
+        )
+        splits = self._splits()
+        studies = [
+            study_message(
+                row, self._state.studies.runs(row.study_key), splits.get(row.study_key, "")
+            )
+            for row in rows
+        ]
+        return pb.StudyList(studies=studies, total=self._state.studies.count(state))
+
+    def _splits(self) -> dict[str, str]:
+        frozen = [
+            d
+            for d in self._state.datasets.select()
+            if d.state in (DatasetState.FROZEN, DatasetState.APPROVED)
+        ]
+        return {m.study_key: m.split for d in frozen for m in self._state.datasets.members(d.name)}
+
+    @answering
+    def ShowStudy(self, request: pb.ItemRequest, context: grpc.ServicerContext) -> pb.StudyDetail:
+        """One study."""
+        del context
+        key = self._state.studies.resolve(request.key)
+        study = study_message(
+            self._state.studies.get(key),
+            self._state.studies.runs(key),
+            self._splits().get(key, ""),
+        )
+        results = self._state.results.select(study_key=key)
+        return detail_message(
+            study, self._operations.qc(key), list(self._operations.files(key)), results
+        )
+
+    @answering
+    def RetryStudy(
+        self, request: pb.ActionRequest, context: grpc.ServicerContext
+    ) -> pb.ActionReply:
+        """Try again."""
+        return self._study_event(request, context, Event.RETRY, "it will be tried again")
+
+    @answering
+    def ReleaseStudy(
+        self, request: pb.ActionRequest, context: grpc.ServicerContext
+    ) -> pb.ActionReply:
+        """Go on past the check that stopped it."""
+        if not request.reason.strip():
+            raise NotAllowed("say why with --reason: a release overrules a check")
+        return self._study_event(request, context, Event.RELEASE, "it goes on")
+
+    def _study_event(
+        self,
+        request: pb.ActionRequest,
+        context: grpc.ServicerContext,
+        event: Event,
+        words: str,
+    ) -> pb.ActionReply:
+        key = self._state.studies.resolve(request.key)
+        row = self._state.studies.apply(key, event, reason=request.reason)
+        self._audit.append(actor_of(context), f"study.{event}", key, {"reason": request.reason})
+        self._operations.wake()
+        return pb.ActionReply(key=key, state=str(row.state), message=f"{key}: {words}")
+
+    @answering
+    def WithdrawStudy(
+        self, request: pb.ActionRequest, context: grpc.ServicerContext
+    ) -> pb.ActionReply:
+        """Erase for every later use."""
+        key = self._state.studies.resolve(request.key)
+        row = self._operations.withdraw(key, reason=request.reason)
+        self._audit.append(actor_of(context), "study.withdraw", key, {"reason": request.reason})
+        words = f"{key}: withdrawn, its files are erased for every later use"
+        return pb.ActionReply(key=key, state=str(row.state), message=words)
+
+    @answering
+    def ListDatasets(
+        self, request: pb.ListRequest, context: grpc.ServicerContext
+    ) -> pb.DatasetList:
+        """Data sets."""
+        del request, context
+        return pb.DatasetList(datasets=[dataset_message(d) for d in self._state.datasets.select()])
+
+    @answering
+    def ShowDataset(self, request: pb.ItemRequest, context: grpc.ServicerContext) -> pb.Dataset:
+        """One data set."""
+        del context
+        return dataset_message(self._state.datasets.get(request.key))
+
+    @answering
+    def CreateDataset(
+        self, request: pb.CreateDatasetRequest, context: grpc.ServicerContext
+    ) -> pb.Dataset:
+        """An open data set."""
+        row = self._operations.create_dataset(request.name, tuple(request.tags))
+        self._audit.append(actor_of(context), "dataset.created", row.name, {})
+        return dataset_message(row)
+
+    @answering
+    def FreezeDataset(self, request: pb.ActionRequest, context: grpc.ServicerContext) -> pb.Dataset:
+        """Fix members and split."""
+        row = self._operations.freeze_dataset(request.key)
+        self._audit.append(
+            actor_of(context),
+            "dataset.frozen",
+            row.name,
+            {"hash": row.hash, "cases": row.cases, "reason": request.reason},
+        )
+        return dataset_message(row)
+
+    @answering
+    def ApproveDataset(
+        self, request: pb.ActionRequest, context: grpc.ServicerContext
+    ) -> pb.ActionReply:
+        """Let plans use it."""
+        row = self._governance.approve_dataset(
+            request.key, actor=actor_of(context), reason=request.reason
+        )
+        words = f"{row.name}: approved plans may use it"
+        return pb.ActionReply(key=row.name, state=str(row.state), message=words)
+
+    @answering
+    def RevokeDataset(
+        self, request: pb.ActionRequest, context: grpc.ServicerContext
+    ) -> pb.ActionReply:
+        """Forbid later use."""
+        row = self._governance.revoke_dataset(
+            request.key, actor=actor_of(context), reason=request.reason
+        )
+        words = f"{row.name}: no plan may use it any more"
+        return pb.ActionReply(key=row.name, state=str(row.state), message=words)
+
+    @answering
+    def ListPlans(self, request: pb.ListRequest, context: grpc.ServicerContext) -> pb.PlanList:
+        """Plans."""
+        del request, context
+        return pb.PlanList(plans=[plan_message(p) for p in self._state.plans.select()])
+
+    @answering
+    def ShowPlan(self, request: pb.ItemRequest, context: grpc.ServicerContext) -> pb.Plan:
+        """One plan."""
+        del context
+        return plan_message(self._state.plans.get(self._state.plans.resolve(request.key)))
+
+    @answering
+    def ApprovePlan(
+        self, request: pb.ActionRequest, context: grpc.ServicerContext
+    ) -> pb.ActionReply:
+        """Approve."""
+        key = self._state.plans.resolve(request.key)
+        row = self._governance.approve_plan(key, actor=actor_of(context), reason=request.reason)
+        words = f"plan {row.name} is approved for data set {row.dataset}"
+        return pb.ActionReply(key=key, state=str(row.state), message=words)
+
+    @answering
+    def RejectPlan(
+        self, request: pb.ActionRequest, context: grpc.ServicerContext
+    ) -> pb.ActionReply:
+        """Reject."""
+        key = self._state.plans.resolve(request.key)
+        row = self._governance.reject_plan(key, actor=actor_of(context), reason=request.reason)
+        words = f"plan {row.name} is rejected"
+        return pb.ActionReply(key=key, state=str(row.state), message=words)
+
+    @answering
+    def ListModels(self, request: pb.ListRequest, context: grpc.ServicerContext) -> pb.ModelList:
+        """Models."""
+        del request, context
+        return pb.ModelList(models=[model_message(m) for m in self._state.models.select()])
+
+    @answering
+    def ShowModel(self, request: pb.ItemRequest, context: grpc.ServicerContext) -> pb.Model:
+        """One model."""
+        del context
+        return model_message(self._state.models.get(self._state.models.resolve(request.key)))
+
+    @answering
+    def AcceptModel(
+        self, request: pb.ActionRequest, context: grpc.ServicerContext
+    ) -> pb.ActionReply:
+        """Accept."""
+        key = self._state.models.resolve(request.key)
+        self._governance.accept_model(key, actor=actor_of(context), reason=request.reason)
+        self._operations.wake()
+        words = f"model {key[:12]} is accepted: it segments this hospital's studies"
+        return pb.ActionReply(key=key, state="accepted", message=words)
+
+    @answering
+    def RejectModel(
+        self, request: pb.ActionRequest, context: grpc.ServicerContext
+    ) -> pb.ActionReply:
+        """Reject."""
+        key = self._state.models.resolve(request.key)
+        self._governance.reject_model(key, actor=actor_of(context), reason=request.reason)
+        words = f"model {key[:12]} is rejected"
+        return pb.ActionReply(key=key, state="rejected", message=words)
+
+    @answering
+    def ListResults(self, request: pb.ListRequest, context: grpc.ServicerContext) -> pb.ResultList:
+        """Results."""
+        del request, context
+        return pb.ResultList(results=[result_message(r) for r in self._state.results.select()])
+
+    @answering
+    def ShowResult(self, request: pb.ItemRequest, context: grpc.ServicerContext) -> pb.Result:
+        """One result."""
+        del context
+        key = self._state.results.resolve(request.key)
+        return result_message(self._state.results.get(key))
+
+    @answering
+    def ReleaseResult(
+        self, request: pb.ActionRequest, context: grpc.ServicerContext
+    ) -> pb.ActionReply:
+        """Release to a destination."""
+        key = self._state.results.resolve(request.key)
+        row = self._operations.release_result(
+            key, actor=actor_of(context), destination=request.destination
+        )
+        detail = {"destination": row.destination, "reason": request.reason}
+        self._audit.append(actor_of(context), "result.released", key, dict(detail))
+        words = f"{key}: released to {row.destination}"
+        return pb.ActionReply(key=key, state=str(row.state), message=words)
+
+    @answering
+    def HoldResult(
+        self, request: pb.ActionRequest, context: grpc.ServicerContext
+    ) -> pb.ActionReply:
+        """Hold."""
+        key = self._state.results.resolve(request.key)
+        row = self._operations.hold_result(key, reason=request.reason)
+        self._audit.append(actor_of(context), "result.held", key, {"reason": request.reason})
+        return pb.ActionReply(key=key, state=str(row.state), message=f"{key}: held")
+
+    @answering
+    def SendResult(
+        self, request: pb.ActionRequest, context: grpc.ServicerContext
+    ) -> pb.ActionReply:
+        """Send now."""
+        key = self._state.results.resolve(request.key)
+        row = self._operations.send_result(key)
+        self._audit.append(actor_of(context), "result.send-asked", key, {"reason": request.reason})
+        return pb.ActionReply(key=key, state=str(row.state), message=f"{key}: {row.state}")
+
+    @answering
+    def ListAudit(
+        self, request: pb.ListAuditRequest, context: grpc.ServicerContext
+    ) -> pb.AuditList:
+        """The newest entries."""
+        del context
+        entries = list(read_entries(self._audit.path))
+        chosen = [e for e in entries if not request.action or e.action == request.action]
+        return pb.AuditList(
+            entries=[audit_message(e) for e in chosen[-(request.limit or 100) :]],
+            total=len(entries),
+        )
+
+    @answering
+    def VerifyAudit(
+        self, request: pb.ListRequest, context: grpc.ServicerContext
+    ) -> pb.AuditVerification:
+        """The hash chain from the first entry on."""
+        del request, context
+        found = verify(self._audit.path)
+        words = found.words or f"the chain of {found.entries} entries is intact"
+        return pb.AuditVerification(intact=found.ok, entries=found.entries, message=words)
+
+
+def actor_of(context: grpc.ServicerContext) -> str:
+    """The local account that the caller named; the socket admits this account only."""
+    for key, value in context.invocation_metadata():
+        if key == ACTOR_METADATA and isinstance(value, str):
+            return value[:64]
+    return "local"
+
+
+def _state_named(name: str) -> State | None:
+    if not name:
+        return None
+    try:
+        return State(name)
+    except ValueError:
+        known = ", ".join(State)
+        raise NotAllowed(f"there is no study state {name!r}; the states are {known}") from None
+
+
+class ControlServer:
+    """The socket: open while the node runs."""
+
+    def __init__(self, home: Path, servicer: NodeControlServicer) -> None:
+        """Prepare the server.
+
+        Args:
+            home: the home folder that names the socket.
+            servicer: answers the calls.
+        """
+        self._path = control_socket(home)
+        self._server = grpc.server(
+            futures.ThreadPoolExecutor(WORKERS, thread_name_prefix="control"),
+            options=(("grpc.so_reuseport", 0),),
+        )
+        add_NodeControlServicer_to_server(servicer, self._server)
+
+    def start(self) -> None:
+        """Listen. A socket left by a killed node is replaced: its home's lock is ours by now."""
+        with suppress(FileNotFoundError):
+            self._path.unlink()
+        self._server.add_insecure_port(f"unix:{self._path}")
+        self._server.start()
+        self._path.chmod(0o600)
+
+    def stop(self) -> None:
+        """Finish running calls and close the socket."""
+        self._server.stop(STOP_GRACE_S).wait()
+        with suppress(FileNotFoundError):
+            self._path.unlink()

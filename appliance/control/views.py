@@ -1,0 +1,194 @@
+"""Rows of the state as messages of the control API."""
+
+from __future__ import annotations
+
+import json
+
+from appliance.control import node_pb2 as pb
+from appliance.control.operations import QcView
+from appliance.pipeline.states import WAY
+from appliance.store import (
+    DatasetRow,
+    Decision,
+    Funnel,
+    ModelRow,
+    PlanRow,
+    ResultRow,
+    StageRun,
+    StageTiming,
+    StudyRow,
+)
+from federation.audit_chain import AuditEntry
+from federation.errors import FederationError
+from federation.plan import SignedPlan
+
+MODEL_STATES = {
+    Decision.PENDING: "offered",
+    Decision.APPROVED: "accepted",
+    Decision.REJECTED: "rejected",
+}
+
+
+def study_message(row: StudyRow, runs: list[StageRun], split: str) -> pb.Study:
+    """A study; an input that is missing is said in ``reason`` when it is ready."""
+    reason = row.reason
+    if row.state is WAY[-1] and not reason and "FLAIR" not in row.inputs:
+        reason = "input FLAIR missing"
+    return pb.Study(
+        key=row.study_key,
+        subject=f"sub-{row.subject}",
+        session=f"ses-{row.session}",
+        state=str(row.state),
+        reason=reason,
+        instances=row.received,
+        inputs=row.inputs,
+        labelled=row.labelled,
+        split=split,
+        updated=row.updated_at,
+        stages=[
+            pb.StageRecord(
+                stage=str(run.stage),
+                state=run.outcome,
+                started=run.started,
+                finished=run.finished or "",
+                seconds=run.seconds,
+                attempt=run.attempt,
+                detail=run.detail,
+            )
+            for run in runs
+        ],
+    )
+
+
+def detail_message(
+    study: pb.Study, qc: QcView, files: list[str], results: list[ResultRow]
+) -> pb.StudyDetail:
+    """A study with QC, files and results."""
+    return pb.StudyDetail(
+        study=study,
+        qc=[
+            pb.Metric(
+                name=m.name,
+                value=m.value,
+                unit=m.unit,
+                direction=m.direction,
+                decision=m.decision,
+            )
+            for m in qc.metrics
+        ],
+        qc_decision=qc.decision,
+        qc_reasons=qc.reasons,
+        files=files,
+        results=[result_message(row) for row in results],
+    )
+
+
+def dataset_message(row: DatasetRow) -> pb.Dataset:
+    """A data set."""
+    return pb.Dataset(
+        name=row.name,
+        state=str(row.state),
+        hash=row.hash,
+        cases=row.cases,
+        training=row.training,
+        test=row.test,
+        unlabelled=row.unlabelled,
+        created=row.created_at,
+        frozen=row.frozen_at or "",
+        tags=row.tags,
+    )
+
+
+def plan_message(row: PlanRow) -> pb.Plan:
+    """A plan with the bytes that were signed; the signature is checked again here."""
+    message = pb.Plan(
+        hash=row.hash,
+        name=row.name,
+        signer=row.signer,
+        state=str(row.state),
+        decided_by=row.decided_by,
+        decided_at=row.decided_at or "",
+        reason=row.reason,
+        offered_at=row.offered_at,
+        dataset=row.dataset or "",
+    )
+    try:
+        signed = SignedPlan.from_json(row.document.encode("utf-8"))
+    except FederationError:
+        message.signature_valid = False
+        return message
+    message.signature_valid = signed.hash == row.hash
+    message.canonical = signed.canonical.decode("utf-8")
+    message.rounds = signed.plan.training.rounds
+    message.sends.extend(str(kind) for kind in signed.plan.sends)
+    return message
+
+
+def model_message(row: ModelRow) -> pb.Model:
+    """A model."""
+    return pb.Model(
+        id=row.id,
+        plan=row.plan_hash,
+        state=MODEL_STATES[row.state],
+        round=row.round,
+        manifest=row.manifest,
+        offered_at=row.offered_at,
+        decided_by=row.decided_by,
+        reason=row.reason,
+    )
+
+
+def result_message(row: ResultRow) -> pb.Result:
+    """A result."""
+    return pb.Result(
+        key=row.key,
+        study=row.study_key,
+        model=row.model_id,
+        state=str(row.state),
+        reason=row.reason,
+        destination=row.destination,
+        volume_ml=row.volume_ml,
+        lesions=row.lesions,
+        created=row.created_at,
+        sent=row.sent_at or "",
+    )
+
+
+def funnel_message(funnel: Funnel) -> pb.Funnel:
+    """How many studies got how far."""
+    return pb.Funnel(
+        offered=funnel.offered,
+        fetched=funnel.fetched,
+        converted=funnel.converted,
+        passed_qc=funnel.passed_qc,
+        quarantined=funnel.quarantined,
+        trained=funnel.trained,
+        ready=funnel.ready,
+        quarantine_reasons=[
+            pb.ReasonCount(reason=reason, count=count)
+            for reason, count in sorted(funnel.quarantine_reasons.items())
+        ],
+    )
+
+
+def timing_message(timing: StageTiming) -> pb.StageSeconds:
+    """Seconds of one stage."""
+    return pb.StageSeconds(
+        stage=str(timing.stage),
+        studies=timing.studies,
+        seconds_total=timing.seconds_total,
+        seconds_median=timing.seconds_median,
+    )
+
+
+def audit_message(entry: AuditEntry) -> pb.AuditEntry:
+    """One entry of the audit log."""
+    return pb.AuditEntry(
+        sequence=entry.seq,
+        time=entry.at,
+        actor=entry.actor,
+        action=entry.action,
+        object=entry.object,
+        detail=json.dumps(dict(entry.detail), sort_keys=True),
+        hash=entry.hash,
+    )
