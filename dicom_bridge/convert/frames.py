@@ -1,0 +1,279 @@
+"""Reading instances, and every frame's own attributes from classic and multi-frame objects."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import pydicom
+from pydicom.dataset import Dataset
+from pydicom.errors import InvalidDicomError
+from pydicom.filereader import read_file_meta_info
+from pydicom.uid import (
+    CTImageStorage,
+    DeflatedExplicitVRLittleEndian,
+    EnhancedCTImageStorage,
+    EnhancedMRImageStorage,
+    EnhancedPETImageStorage,
+    LegacyConvertedEnhancedCTImageStorage,
+    LegacyConvertedEnhancedMRImageStorage,
+    LegacyConvertedEnhancedPETImageStorage,
+    MRImageStorage,
+    PositronEmissionTomographyImageStorage,
+)
+
+from dicom_bridge.convert.libraries import configure_reading
+from dicom_bridge.errors import DataRefused
+
+CLASSIC = frozenset({MRImageStorage, CTImageStorage, PositronEmissionTomographyImageStorage})
+MULTI_FRAME = frozenset(
+    {
+        EnhancedMRImageStorage,
+        EnhancedCTImageStorage,
+        EnhancedPETImageStorage,
+        LegacyConvertedEnhancedMRImageStorage,
+        LegacyConvertedEnhancedCTImageStorage,
+        LegacyConvertedEnhancedPETImageStorage,
+    }
+)
+VOLUME_CLASSES = CLASSIC | MULTI_FRAME
+MAX_FILE_BYTES = 4 * 1024**3
+MAX_VOXELS = 1024**3
+MAX_FRAMES = 20_000
+
+# What differs between volumes that share their positions, and how to say it.
+VARIATIONS: tuple[tuple[str, str], ...] = (
+    ("EchoTime", "echo times"),
+    ("ImageType", "image types (magnitude, phase, ...)"),
+    ("DiffusionBValue", "diffusion b-values"),
+    ("TemporalPosition", "time points"),
+    ("AcquisitionNumber", "acquisitions"),
+)
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Frame:
+    """One slice: a classic instance, or one frame of a multi-frame instance.
+
+    Attributes:
+        dataset: the instance's data set, shared by the frames of a multi-frame instance.
+        path: the file it was read from.
+        index: 0-based frame of a multi-frame instance; None in a single-frame one.
+        position: ImagePositionPatient as written, LPS mm.
+        orientation: ImageOrientationPatient as written.
+        spacing: PixelSpacing as written: between rows, between columns, mm.
+        thickness: SliceThickness as written, "" where absent.
+        slope: RescaleSlope, 1 where absent.
+        intercept: RescaleIntercept, 0 where absent.
+        variation: values of `VARIATIONS`, as text, to name what differs.
+    """
+
+    dataset: Dataset
+    path: Path
+    index: int | None
+    position: tuple[str, ...]
+    orientation: tuple[str, ...]
+    spacing: tuple[str, ...]
+    thickness: str
+    slope: float
+    intercept: float
+    variation: tuple[str, ...]
+
+    @property
+    def size(self) -> tuple[int, int]:
+        """Rows and columns."""
+        return int(self.dataset.Rows), int(self.dataset.Columns)
+
+
+def read_dataset(path: Path, *, pixels: bool) -> Dataset:
+    """Read one DICOM file.
+
+    Args:
+        path: the file.
+        pixels: whether pixel data are read too.
+
+    Returns:
+        The data set with its file meta information.
+
+    Raises:
+        DataRefused: no DICOM file, cut off, or too large.
+    """
+    configure_reading()
+    try:
+        if path.stat().st_size > MAX_FILE_BYTES:
+            raise DataRefused("a file is larger than 4 GiB: not read")
+        meta = read_file_meta_info(path)
+        if meta.get("TransferSyntaxUID") == DeflatedExplicitVRLittleEndian:
+            raise DataRefused("deflated files are not read: send them in another transfer syntax")
+        dataset = pydicom.dcmread(path, stop_before_pixels=not pixels)
+        if not str(dataset.get("SOPClassUID", "")):
+            raise DataRefused("a file has no SOPClassUID: no DICOM instance, or cut off")
+        return dataset
+    except InvalidDicomError:
+        raise DataRefused("a file is not a DICOM file (no DICM prefix)") from None
+    except (OSError, EOFError, ValueError, AttributeError, KeyError, TypeError) as error:
+        raise DataRefused(f"a file cannot be read as DICOM ({type(error).__name__})") from None
+    except (NotImplementedError, IndexError, RecursionError, OverflowError, MemoryError) as error:
+        raise DataRefused(f"a file cannot be read as DICOM ({type(error).__name__})") from None
+
+
+def functional_group(dataset: Dataset, index: int, name: str) -> Dataset | None:
+    """The item of a functional group macro that holds for a frame (PS3.3 C.7.6.16).
+
+    Args:
+        dataset: an enhanced multi-frame instance.
+        index: 0-based frame.
+        name: keyword of the macro's sequence.
+
+    Returns:
+        The per-frame item, else the shared one, else None.
+    """
+    per_frame = dataset.get("PerFrameFunctionalGroupsSequence") or []
+    shared = dataset.get("SharedFunctionalGroupsSequence") or []
+    holders = ([per_frame[index]] if index < len(per_frame) else []) + list(shared)[:1]
+    for holder in holders:
+        items = holder.get(name)
+        if items:
+            item = items[0]
+            return item if isinstance(item, Dataset) else None
+    return None
+
+
+def _texts(value: object, count: int) -> tuple[str, ...]:
+    """A multi-valued decimal string as written; refuses another number of values."""
+    values = list(value) if isinstance(value, Iterable) and not isinstance(value, str) else [value]
+    texts = tuple(str(item).strip() for item in values)
+    if len(texts) != count or not all(_finite(text) for text in texts):
+        raise DataRefused("a slice has no usable position, orientation or pixel spacing")
+    return texts
+
+
+def _finite(text: str) -> bool:
+    try:
+        return abs(float(text)) < 1e7
+    except ValueError:
+        return False
+
+
+def _number(value: object, default: float) -> float:
+    text = str(value if value is not None else "").strip()
+    return float(text) if _finite(text) else default
+
+
+def classic_frame(dataset: Dataset, path: Path) -> Frame:
+    """The one frame of a classic instance.
+
+    Raises:
+        DataRefused: position, orientation or spacing is missing or not finite.
+    """
+    values = (
+        dataset.get("EchoTime"),
+        dataset.get("ImageType"),
+        dataset.get("DiffusionBValue"),
+        dataset.get("TemporalPositionIdentifier"),
+        dataset.get("AcquisitionNumber"),
+    )
+    return Frame(
+        dataset=dataset,
+        path=path,
+        index=None,
+        position=_texts(dataset.get("ImagePositionPatient"), 3),
+        orientation=_texts(dataset.get("ImageOrientationPatient"), 6),
+        spacing=_texts(dataset.get("PixelSpacing"), 2),
+        thickness=str(dataset.get("SliceThickness") or "").strip(),
+        slope=_number(dataset.get("RescaleSlope"), 1.0),
+        intercept=_number(dataset.get("RescaleIntercept"), 0.0),
+        variation=tuple(str(value or "") for value in values),
+    )
+
+
+def enhanced_frame(dataset: Dataset, path: Path, index: int) -> Frame:
+    """One frame of an enhanced multi-frame instance (PS3.3 C.7.6.16.2).
+
+    Raises:
+        DataRefused: position, orientation or spacing is missing or not finite.
+    """
+
+    def value(macro: str, keyword: str) -> object:
+        item = functional_group(dataset, index, macro)
+        return None if item is None else item.get(keyword)
+
+    values = (
+        value("MREchoSequence", "EffectiveEchoTime"),
+        value("MRImageFrameTypeSequence", "FrameType"),
+        value("MRDiffusionSequence", "DiffusionBValue"),
+        value("FrameContentSequence", "TemporalPositionIndex"),
+        value("FrameContentSequence", "FrameAcquisitionNumber"),
+    )
+    return Frame(
+        dataset=dataset,
+        path=path,
+        index=index,
+        position=_texts(value("PlanePositionSequence", "ImagePositionPatient"), 3),
+        orientation=_texts(value("PlaneOrientationSequence", "ImageOrientationPatient"), 6),
+        spacing=_texts(value("PixelMeasuresSequence", "PixelSpacing"), 2),
+        thickness=str(value("PixelMeasuresSequence", "SliceThickness") or "").strip(),
+        slope=_number(value("PixelValueTransformationSequence", "RescaleSlope"), 1.0),
+        intercept=_number(value("PixelValueTransformationSequence", "RescaleIntercept"), 0.0),
+        variation=tuple(str(item or "") for item in values),
+    )
+
+
+def frames_of(dataset: Dataset, path: Path) -> list[Frame]:
+    """All frames of one instance.
+
+    Raises:
+        DataRefused: the object holds no grey-value slices, or says that it has too many.
+    """
+    if dataset.get("SOPClassUID") not in VOLUME_CLASSES:
+        raise DataRefused("the object is of a class that holds no MR, CT or PET volume")
+    if int(dataset.get("SamplesPerPixel") or 1) != 1:
+        raise DataRefused("colour images are no measured volume: only single-channel images go on")
+    rows, columns = int(dataset.get("Rows") or 0), int(dataset.get("Columns") or 0)
+    if rows < 1 or columns < 1:
+        raise DataRefused("an instance has no image (Rows or Columns missing)")
+    if dataset.SOPClassUID in CLASSIC:
+        if "MOSAIC" in [str(part) for part in dataset.get("ImageType") or []]:
+            raise DataRefused("mosaic images (functional or diffusion) are not single volumes")
+        return [classic_frame(dataset, path)]
+    count = int(dataset.get("NumberOfFrames") or 1)
+    if count > MAX_FRAMES or count * rows * columns > MAX_VOXELS:
+        raise DataRefused(f"a multi-frame object announces {count} frames: above the limit")
+    return [enhanced_frame(dataset, path, index) for index in range(count)]
+
+
+def volume_datasets(files: Sequence[Path], *, pixels: bool) -> list[tuple[Dataset, Path]]:
+    """Read a series' image instances; exact copies of an instance and non-images are left out.
+
+    Args:
+        files: the series' files, in any order.
+        pixels: whether pixel data are read too.
+
+    Returns:
+        Data sets with their paths, one per SOPInstanceUID.
+
+    Raises:
+        DataRefused: a file cannot be read, no image is among them, or they are of several series.
+    """
+    found: dict[str, tuple[Dataset, Path]] = {}
+    others = 0
+    for path in files:
+        dataset = read_dataset(path, pixels=pixels)
+        if dataset.SOPClassUID not in VOLUME_CLASSES:
+            others += 1
+            continue
+        uid = str(dataset.get("SOPInstanceUID", "")).strip()
+        if not uid or not str(dataset.get("SeriesInstanceUID", "")).strip():
+            raise DataRefused("an instance has no SOPInstanceUID or no SeriesInstanceUID")
+        earlier = found.setdefault(uid, (dataset, path))[0]
+        if earlier.get("ImagePositionPatient") != dataset.get("ImagePositionPatient"):
+            raise DataRefused("two different slices carry the same SOPInstanceUID")
+    if not found:
+        raise DataRefused(
+            f"the series holds no MR, CT or PET image ({others} objects of other classes)"
+        )
+    series = {str(dataset.SeriesInstanceUID) for dataset, _ in found.values()}
+    if len(series) > 1:
+        raise DataRefused(f"expected one series, got {len(series)}: convert them one by one")
+    return list(found.values())

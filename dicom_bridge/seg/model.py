@@ -1,0 +1,188 @@
+"""The plain values that SEG writing and reading exchange with their callers."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from datetime import datetime
+from pathlib import Path
+from typing import Literal
+
+import numpy as np
+from numpy.typing import NDArray
+
+from dicom_bridge.convert.source import SourceSeries
+from dicom_bridge.errors import SegRefused
+from dicom_bridge.geometry import FloatArray
+
+AlgorithmType = Literal["AUTOMATIC", "SEMIAUTOMATIC", "MANUAL"]
+MANUFACTURER = "clinode"
+RESEARCH = "RESEARCH"
+
+
+class NoFinding(SegRefused):
+    """The mask is empty: no SEG is written, the caller reports `no finding`."""
+
+
+@dataclass(frozen=True, slots=True)
+class Code:
+    """A coded concept (PS3.3 section 8): value, coding scheme, meaning."""
+
+    value: str
+    scheme: str
+    meaning: str
+
+    def __post_init__(self) -> None:
+        """Refuse an empty part or one that does not fit its VR (SH 16, LO 64)."""
+        if not self.value or not self.scheme or not self.meaning:
+            raise SegRefused("a code needs a value, a coding scheme and a meaning")
+        if len(self.value) > 16 or len(self.scheme) > 16 or len(self.meaning) > 64:
+            raise SegRefused("a code's value and scheme hold 16 characters at most, its meaning 64")
+
+
+MORPHOLOGICALLY_ABNORMAL = Code("49755003", "SCT", "Morphologically abnormal structure")
+LESION = Code("52988006", "SCT", "Lesion")
+BRAIN = Code("12738006", "SCT", "Brain")
+
+
+@dataclass(frozen=True, slots=True)
+class SegmentSpec:
+    """What one label value of a mask means.
+
+    Attributes:
+        number: value in the mask, 1 to 255.
+        label: SegmentLabel, shown by viewers (64 characters).
+        category: SegmentedPropertyCategoryCodeSequence.
+        type: SegmentedPropertyTypeCodeSequence.
+        algorithm_type: AUTOMATIC, SEMIAUTOMATIC (a person corrected it) or MANUAL.
+        algorithm_name: SegmentAlgorithmName (plan name); required unless MANUAL.
+        algorithm_version: version (model id, 64 characters at most); required unless MANUAL.
+        colour: recommended display colour, sRGB 0 to 255.
+        region: anatomic region; None leaves it out.
+        tracking_id: TrackingID; None leaves TrackingID and TrackingUID out.
+        tracking_uid: TrackingUID that goes with it.
+    """
+
+    number: int
+    label: str
+    category: Code = MORPHOLOGICALLY_ABNORMAL
+    type: Code = LESION
+    algorithm_type: AlgorithmType = "AUTOMATIC"
+    algorithm_name: str = ""
+    algorithm_version: str = ""
+    colour: tuple[int, int, int] = (255, 64, 64)
+    region: Code | None = None
+    tracking_id: str | None = None
+    tracking_uid: str | None = None
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class SegRequest:
+    """One SEG to write for one source series.
+
+    Attributes:
+        source: the series' original headers.
+        mask: (X, Y, Z) label values; 0 is background.
+        affine: (4, 4) the mask's index to RAS mm; any grid that covers the series.
+        segments: meaning of every value in the mask.
+        out: file to write.
+        sop_instance_uid: new, from the caller.
+        series_instance_uid: new, from the caller; one SEG per series.
+        series_number: above the source's; None takes the source's SeriesNumber + 1000.
+        series_description: "RESEARCH " is put in front of AUTOMATIC results that lack it.
+        content_label: upper case code string, 16 characters.
+        content_description: 64 characters.
+        creator: ContentCreatorName.
+        written_at: content date and time; None takes the time now (UTC).
+        patient_overrides: fresh patient and study attributes by keyword, as the PACS gave them.
+        manufacturer: Manufacturer and model; `clinode` marks a result of ours.
+        software_version: SoftwareVersions; None takes clinode's.
+    """
+
+    source: SourceSeries
+    mask: NDArray[np.uint8]
+    affine: FloatArray
+    segments: tuple[SegmentSpec, ...]
+    out: Path
+    sop_instance_uid: str
+    series_instance_uid: str
+    series_number: int | None = None
+    series_description: str = "Segmentation"
+    content_label: str = "SEGMENTATION"
+    content_description: str = "Image segmentation"
+    creator: str = "CLINODE^RESEARCH"
+    written_at: datetime | None = None
+    patient_overrides: Mapping[str, str] = field(default_factory=dict, repr=False)
+    manufacturer: str = MANUFACTURER
+    software_version: str | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class SegWritten:
+    """What was written and read back.
+
+    Attributes:
+        path: the file.
+        segments: SegmentNumber in the file to voxels in it.
+        values: SegmentNumber in the file to the mask's label value.
+        frames: frames written; slices without a voxel have none.
+        sop_instance_uid: as asked for.
+        series_instance_uid: as asked for.
+        series_number: as written.
+    """
+
+    path: Path
+    segments: Mapping[int, int]
+    values: Mapping[int, int]
+    frames: int
+    sop_instance_uid: str
+    series_instance_uid: str
+    series_number: int
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class SegSegment:
+    """One segment of a SEG on its source series' grid.
+
+    Attributes:
+        number: SegmentNumber.
+        label: SegmentLabel.
+        algorithm_type: SegmentAlgorithmType, upper case, "" where absent.
+        algorithm_name: SegmentAlgorithmName, "" where absent.
+        category: SegmentedPropertyCategoryCodeSequence, None where absent or incomplete.
+        type_code: SegmentedPropertyTypeCodeSequence, None where absent or incomplete.
+        mask: (I, J, K) uint8 0/1 on the source series' own grid.
+    """
+
+    number: int
+    label: str
+    algorithm_type: str
+    algorithm_name: str
+    category: Code | None
+    type_code: Code | None
+    mask: NDArray[np.uint8]
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class SegContent:
+    """A SEG as read onto its source series' grid.
+
+    Attributes:
+        segments: in order of their numbers.
+        affine: (4, 4) of the source series' grid, RAS mm.
+        segmentation_type: BINARY, FRACTIONAL or LABELMAP.
+        creator: ContentCreatorName (may name a person: identified side only).
+        manufacturer: Manufacturer.
+        series_description: SeriesDescription (identified side only).
+        ReferencedSeriesInstanceUID: series that it says it segments.
+        SOPInstanceUID: its own.
+    """
+
+    segments: tuple[SegSegment, ...]
+    affine: FloatArray
+    segmentation_type: str
+    creator: str = field(repr=False)
+    manufacturer: str
+    series_description: str = field(repr=False)
+    ReferencedSeriesInstanceUID: str = field(repr=False)
+    SOPInstanceUID: str = field(repr=False)

@@ -1,0 +1,222 @@
+"""Reading a SEG onto its source series' grid (BINARY, FRACTIONAL, LABELMAP)."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+from numpy.typing import NDArray
+from pydicom.dataset import Dataset
+
+from dicom_bridge.convert.frames import functional_group, read_dataset
+from dicom_bridge.convert.source import SourceSeries
+from dicom_bridge.errors import DataRefused, SegRefused
+from dicom_bridge.geometry import FloatArray, VolumeGeometry, grid_affine
+from dicom_bridge.seg.model import Code, SegContent, SegSegment
+
+SEGMENTATION_STORAGE = "1.2.840.10008.5.1.4.1.1.66.4"
+LABELMAP_STORAGE = "1.2.840.10008.5.1.4.1.1.66.7"
+SEG_CLASSES = frozenset({SEGMENTATION_STORAGE, LABELMAP_STORAGE})
+MAX_SEG_VOXELS = 1024**3
+MAX_SEG_FRAMES = 100_000
+ON_GRID_VOXELS = 0.02  # how far, in voxels, a frame may lie from the source's grid
+
+
+def open_seg(path: Path, *, pixels: bool) -> Dataset:
+    """Read a file that must be a SEG.
+
+    Raises:
+        SegRefused: unreadable, or another class of object.
+    """
+    try:
+        dataset = read_dataset(path, pixels=pixels)
+    except DataRefused as error:
+        raise SegRefused(str(error)) from None
+    if str(dataset.SOPClassUID) not in SEG_CLASSES:
+        raise SegRefused("the object is no DICOM segmentation (SEG)")
+    return dataset
+
+
+def referenced_series(path: Path) -> str:
+    """SeriesInstanceUID of the series that a SEG segments.
+
+    Raises:
+        SegRefused: no SEG, or it names no series or several.
+    """
+    return referenced_series_of(open_seg(path, pixels=False))
+
+
+def referenced_series_of(dataset: Dataset) -> str:
+    """As `referenced_series`, of a data set that is read already."""
+    items = dataset.get("ReferencedSeriesSequence") or []
+    found = {str(item.get("SeriesInstanceUID", "")) for item in items} - {""}
+    if len(found) != 1:
+        raise SegRefused(f"the SEG names {len(found)} referenced series: expected one")
+    return found.pop()
+
+
+def read_seg(path: Path, source: SourceSeries) -> SegContent:
+    """Read a SEG's segments onto the grid of the series it refers to.
+
+    FRACTIONAL values count from half the maximum on.
+
+    Args:
+        path: the SEG.
+        source: the series' record.
+
+    Returns:
+        Masks on the series' own grid (column, row, slice).
+
+    Raises:
+        SegRefused: no SEG, another series, another grid, or damaged.
+    """
+    dataset = open_seg(path, pixels=True)
+    if referenced_series_of(dataset) != source.SeriesInstanceUID:
+        raise SegRefused("the SEG refers to another series than the one given")
+    geometry = source.geometry
+    pixels = seg_pixels(dataset)
+    kind = str(dataset.get("SegmentationType", ""))
+    segments = _descriptions(dataset)
+    if len(segments) * int(np.prod(geometry.shape)) > MAX_SEG_VOXELS:
+        raise SegRefused("the SEG's segments hold more voxels than the limit")
+    masks = {number: np.zeros(geometry.shape, np.uint8) for number in segments}
+    for index in range(pixels.shape[0]):
+        placed = _place(dataset, index, geometry)
+        for number, plane in _segments_of_frame(dataset, index, pixels[index], kind):
+            if number not in masks:
+                raise SegRefused(f"a frame belongs to segment {number}, which is not described")
+            _add(masks[number], plane, placed)
+    return SegContent(
+        segments=tuple(
+            _segment(number, segments[number], masks[number]) for number in sorted(segments)
+        ),
+        affine=geometry.affine,
+        segmentation_type=kind,
+        creator=str(dataset.get("ContentCreatorName", "") or ""),
+        manufacturer=str(dataset.get("Manufacturer", "") or ""),
+        series_description=str(dataset.get("SeriesDescription", "") or ""),
+        ReferencedSeriesInstanceUID=source.SeriesInstanceUID,
+        SOPInstanceUID=str(dataset.get("SOPInstanceUID", "")),
+    )
+
+
+def seg_pixels(dataset: Dataset) -> NDArray[np.unsignedinteger]:
+    """Decoded frames, (frames, rows, columns).
+
+    Raises:
+        SegRefused: too many, cut off or not decodable.
+    """
+    frames = int(dataset.get("NumberOfFrames") or 1)
+    rows, columns = int(dataset.get("Rows") or 0), int(dataset.get("Columns") or 0)
+    if not 1 <= frames <= MAX_SEG_FRAMES or not 0 < frames * rows * columns <= MAX_SEG_VOXELS:
+        raise SegRefused(f"the SEG announces {frames} frames of {rows} x {columns}: not read")
+    try:
+        pixels = np.asarray(dataset.pixel_array)
+    except (ValueError, AttributeError, RuntimeError, NotImplementedError, KeyError) as error:
+        raise SegRefused(
+            f"the SEG's pixel data cannot be decoded ({type(error).__name__})"
+        ) from None
+    return pixels.reshape(frames, rows, columns)
+
+
+def _descriptions(dataset: Dataset) -> dict[int, Dataset]:
+    found: dict[int, Dataset] = {}
+    for item in dataset.get("SegmentSequence") or []:
+        number = int(item.get("SegmentNumber") or 0)
+        if number in found:
+            raise SegRefused(f"segment number {number} is described twice")
+        if number > 0:  # 0 is the background that some writers describe in LABELMAP
+            found[number] = item
+    if not found:
+        raise SegRefused("the SEG describes no segment")
+    return found
+
+
+def _segments_of_frame(
+    dataset: Dataset, index: int, plane: NDArray[np.unsignedinteger], kind: str
+) -> list[tuple[int, NDArray[np.bool_]]]:
+    if kind == "LABELMAP":
+        values = [int(value) for value in np.unique(plane) if value]
+        return [(value, plane == value) for value in values]
+    item = functional_group(dataset, index, "SegmentIdentificationSequence")
+    if item is None or item.get("ReferencedSegmentNumber") is None:
+        raise SegRefused("a frame does not say which segment it belongs to")
+    number = int(item.ReferencedSegmentNumber)
+    if kind == "FRACTIONAL":
+        half = int(dataset.get("MaximumFractionalValue") or 255) / 2
+        return [(number, plane >= max(half, 1))]
+    if kind != "BINARY":
+        raise SegRefused("expected a SegmentationType of BINARY, FRACTIONAL or LABELMAP")
+    return [(number, plane > 0)]
+
+
+def frame_grid(dataset: Dataset, index: int) -> FloatArray:
+    """A SEG frame's own affine: (column, row, 0) to RAS mm; its third axis is 1 mm.
+
+    Raises:
+        SegRefused: position, orientation or spacing missing.
+    """
+    try:
+        position = functional_group(dataset, index, "PlanePositionSequence")
+        orientation = functional_group(dataset, index, "PlaneOrientationSequence")
+        measures = functional_group(dataset, index, "PixelMeasuresSequence")
+        if position is None or orientation is None or measures is None:
+            raise SegRefused("a frame has no position, orientation or pixel spacing")
+        cosines = [float(value) for value in orientation.ImageOrientationPatient]
+        return grid_affine(
+            [float(value) for value in position.ImagePositionPatient],
+            cosines,
+            [float(value) for value in measures.PixelSpacing],
+            np.cross(cosines[:3], cosines[3:]).tolist(),
+        )
+    except (AttributeError, TypeError, ValueError, IndexError) as error:
+        raise SegRefused(f"a frame's geometry cannot be read ({type(error).__name__})") from None
+
+
+def _place(dataset: Dataset, index: int, geometry: VolumeGeometry) -> FloatArray:
+    """(4, 4) whole-number change from a frame's (column, row, 0) to the source's (I, J, K)."""
+    change = np.linalg.inv(geometry.affine) @ frame_grid(dataset, index)
+    rows, columns = int(dataset.Rows), int(dataset.Columns)
+    corners = np.array([[0, 0, 0, 1], [columns - 1, 0, 0, 1], [0, rows - 1, 0, 1]], dtype=float)
+    exact = change.copy()
+    exact[:3] = np.rint(change[:3])
+    off = (corners @ (change - exact).T)[:, :3]
+    if float(np.max(np.abs(off))) > ON_GRID_VOXELS * 5:
+        raise SegRefused("the SEG lies on another grid than its series: only the same grid is read")
+    return exact
+
+
+def _add(mask: NDArray[np.uint8], plane: NDArray[np.bool_], change: FloatArray) -> None:
+    rows, columns = np.nonzero(plane)
+    if rows.size == 0:
+        return
+    index = np.c_[columns, rows, np.zeros_like(rows), np.ones_like(rows)] @ change.T
+    whole = index[:, :3].astype(np.int64)
+    if np.any(whole < 0) or np.any(whole >= np.asarray(mask.shape)):
+        raise SegRefused("the SEG has voxels outside its series")
+    mask[whole[:, 0], whole[:, 1], whole[:, 2]] = 1
+
+
+def read_code(item: Dataset, keyword: str) -> Code | None:
+    """The first code of a code sequence, None where absent or incomplete."""
+    items = item.get(keyword) or []
+    if not items:
+        return None
+    value = str(items[0].get("CodeValue") or items[0].get("LongCodeValue") or "")
+    try:
+        scheme = str(items[0].get("CodingSchemeDesignator") or "")
+        return Code(value, scheme, str(items[0].get("CodeMeaning") or ""))
+    except SegRefused:
+        return None
+
+
+def _segment(number: int, item: Dataset, mask: NDArray[np.uint8]) -> SegSegment:
+    return SegSegment(
+        number=number,
+        label=str(item.get("SegmentLabel") or ""),
+        algorithm_type=str(item.get("SegmentAlgorithmType") or "").upper(),
+        algorithm_name=str(item.get("SegmentAlgorithmName") or ""),
+        category=read_code(item, "SegmentedPropertyCategoryCodeSequence"),
+        type_code=read_code(item, "SegmentedPropertyTypeCodeSequence"),
+        mask=mask,
+    )
