@@ -1,0 +1,150 @@
+"""``clinode node check``: what a node needs before it runs, checked one by one.
+
+Every finding is a sentence with what to do; no check stops another one.
+"""
+
+from __future__ import annotations
+
+import shutil
+import socket
+from collections.abc import Callable
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from pathlib import Path
+
+from cryptography import x509
+
+from appliance.control.client import NodeClient
+from appliance.errors import ApplianceError, NotRunning
+from appliance.home import Home, load_keys
+from appliance.settings import PacsSection, Settings, SettingsInvalid, load_settings
+from dicom_bridge.errors import DicomBridgeError
+
+SMALLEST_DISK_BYTES = 10 * 2**30
+CERTIFICATE_WARNING_DAYS = 30
+CONNECT_SECONDS = 10.0
+
+
+@dataclass(frozen=True, slots=True)
+class Finding:
+    """One check's outcome in words."""
+
+    check: str
+    ok: bool
+    message: str
+
+
+def check_node(root: Path, *, now: datetime | None = None) -> list[Finding]:
+    """Check settings, keys, disk, receiver, PACS, certificate and coordinator.
+
+    Args:
+        root: the node's home folder.
+        now: the present time (UTC).
+    """
+    home = Home(root)
+    try:
+        settings = load_settings(home.settings_file)
+    except SettingsInvalid as error:
+        return [Finding("settings", False, problem) for problem in error.problems]
+    home = home.with_project(settings.node.project)
+    found = [Finding("settings", True, f"site {settings.node.site}, {len(settings.pacs)} PACS")]
+    found.append(_checked("secrets", lambda: _keys(home)))
+    found.append(_disk(home))
+    found.append(_receiver(home, settings))
+    if not settings.pacs:
+        found.append(Finding("PACS", False, "none is configured: add a [[pacs]] table"))
+    found.extend(_pacs(settings, pacs) for pacs in settings.pacs)
+    found.append(_certificate(home, now or datetime.now(UTC)))
+    found.append(_coordinator(home))
+    return found
+
+
+def _checked(name: str, check: Callable[[], str]) -> Finding:
+    try:
+        return Finding(name, True, check())
+    except (ApplianceError, DicomBridgeError, OSError) as error:
+        return Finding(name, False, str(error))
+
+
+def _keys(home: Home) -> str:
+    load_keys(home)
+    return "present, readable by this account only"
+
+
+def _disk(home: Home) -> Finding:
+    free = shutil.disk_usage(home.root).free
+    words = f"{free / 2**30:.0f} GiB free"
+    if free < SMALLEST_DISK_BYTES:
+        return Finding("disk", False, f"{words}; at least 10 GiB are needed: make room")
+    return Finding("disk", True, words)
+
+
+def _receiver(home: Home, settings: Settings) -> Finding:
+    """The receiver's port: ours already when the node runs, else free to take."""
+    dicom = settings.dicom
+    where = f"{dicom.ae_title} at {dicom.host}:{dicom.port}"
+    try:
+        with NodeClient(home.root, timeout_s=2.0) as client:
+            client.status()
+        return Finding("receiver", True, f"{where}, the node is running")
+    except NotRunning:
+        pass
+    except (ApplianceError, OSError) as error:
+        return Finding("receiver", False, str(error))
+    try:
+        with socket.socket(socket.AF_INET, socket.SOCK_STREAM) as s:
+            s.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+            s.bind((dicom.host, dicom.port))
+    except OSError as error:
+        return Finding(
+            "receiver", False, f"{where} cannot be bound ({error.strerror}): choose another port"
+        )
+    return Finding("receiver", True, f"{where} is free")
+
+
+def _pacs(settings: Settings, pacs: PacsSection) -> Finding:
+    from dicom_bridge.net import PacsClient, RemoteAE
+
+    def echo() -> str:
+        remote = RemoteAE(pacs.ae_title, pacs.host, pacs.port)
+        PacsClient(remote, calling_ae=settings.dicom.ae_title).echo()
+        return f"{pacs.ae_title} at {pacs.host}:{pacs.port} answers C-ECHO"
+
+    return _checked(f"PACS {pacs.name}", echo)
+
+
+def _certificate(home: Home, now: datetime) -> Finding:
+    path = home.keys / "node.crt"
+    if not path.exists():
+        return Finding("certificate", False, "not enrolled: run `clinode node enrol TOKEN`")
+    try:
+        ends = x509.load_pem_x509_certificate(path.read_bytes()).not_valid_after_utc
+    except (OSError, ValueError):
+        return Finding("certificate", False, "keys/node.crt cannot be read: enrol again")
+    days = (ends - now).days
+    words = f"valid for {days} days"
+    return Finding("certificate", days > CERTIFICATE_WARNING_DAYS, words)
+
+
+def _coordinator(home: Home) -> Finding:
+    """A TLS handshake with both certificates, as the node's client does it."""
+    import ssl
+
+    from federation.enrolment.client import load_identity
+    from federation.errors import FederationError
+
+    try:
+        identity = load_identity(home.keys)
+        context = ssl.create_default_context(cafile=str(home.keys / "ca.crt"))
+        context.minimum_version = ssl.TLSVersion.TLSv1_3
+        context.load_cert_chain(home.keys / "node.crt", home.keys / "node.key")
+        host, _, port = identity.address.rpartition(":")
+        host = host.strip("[]")
+        with (
+            socket.create_connection((host, int(port)), CONNECT_SECONDS) as raw,
+            context.wrap_socket(raw, server_hostname=host),
+        ):
+            pass
+    except (FederationError, OSError, ValueError) as error:
+        return Finding("coordinator", False, f"no mutual TLS handshake: {error}")
+    return Finding("coordinator", True, f"{identity.address} answers with mutual TLS")
