@@ -187,9 +187,7 @@ def _coarsening(index: Affine) -> NDArray[np.float64]:
     return np.asarray(np.abs(index[:3, :3]).max(axis=1), dtype=np.float64)
 
 
-def _nearest(
-    data: Array, index: Affine, shape: tuple[int, int, int], fill: float
-) -> Array:
+def _nearest(data: Array, index: Affine, shape: tuple[int, int, int], fill: float) -> Array:
     """Nearest-neighbour reading; ties go to the higher index, outside is `fill`."""
     if _separable(index):
         return _nearest_separable(data, index, shape, fill)

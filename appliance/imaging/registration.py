@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Literal
 
 import numpy as np
 import SimpleITK as sitk
@@ -12,12 +11,12 @@ from numpy.typing import NDArray
 from scipy import ndimage
 
 from appliance.errors import ImageRefused
+from appliance.imaging.alignment import Profile
 from appliance.imaging.grid import Grid, grid_of, isotropic_ras_grid, resample
-from appliance.imaging.itk import from_itk_transform, itk_threads, save_matrix, to_itk
+from appliance.imaging.itk import FLIP, from_itk_transform, itk_threads, save_matrix, to_itk
+from appliance.imaging.rigid import rigid_matrix
 from appliance.imaging.similarity import entropy_correlation
 from appliance.imaging.volume import Affine, Volume, apply_affine
-
-Profile = Literal["quick", "full"]
 
 LEVELS_MM: dict[Profile, tuple[float, ...]] = {"quick": (6.0, 3.0), "full": (6.0, 3.0, 1.5)}
 """Voxel sizes of the resolution levels, coarse to fine."""
@@ -107,35 +106,6 @@ def register_rigid(
 def save_itk_transform(registration: Registration, path: Path) -> None:
     """Write the transform as an ITK file (LPS, maps fixed points to moving points)."""
     save_matrix(registration.matrix, path)
-
-
-def rigid_matrix(
-    angles_deg: tuple[float, float, float],
-    shift_mm: tuple[float, float, float],
-    centre: tuple[float, float, float] | NDArray[np.float64] = (0.0, 0.0, 0.0),
-) -> Affine:
-    """A rigid 4 x 4 matrix: turns about x, then y, then z through a centre, then a shift.
-
-    Args:
-        angles_deg: Turns about the RAS axes in degrees.
-        shift_mm: Shift in mm.
-        centre: Fixed point of the turns, mm.
-    """
-    ax, ay, az = np.deg2rad(angles_deg)
-    about_x = np.array([[1, 0, 0], [0, np.cos(ax), -np.sin(ax)], [0, np.sin(ax), np.cos(ax)]])
-    about_y = np.array([[np.cos(ay), 0, np.sin(ay)], [0, 1, 0], [-np.sin(ay), 0, np.cos(ay)]])
-    about_z = np.array([[np.cos(az), -np.sin(az), 0], [np.sin(az), np.cos(az), 0], [0, 0, 1]])
-    middle = np.asarray(centre, dtype=np.float64)
-    matrix = np.eye(4)
-    matrix[:3, :3] = about_z @ about_y @ about_x
-    matrix[:3, 3] = middle - matrix[:3, :3] @ middle + np.asarray(shift_mm, dtype=np.float64)
-    return matrix
-
-
-def mean_displacement(first: Affine, second: Affine, points: NDArray[np.float64]) -> float:
-    """Mean distance in mm between where two transforms send points (N, 3)."""
-    gap = apply_affine(first, points) - apply_affine(second, points)
-    return float(np.linalg.norm(gap, axis=-1).mean())
 
 
 def _level(volume: Volume, step_mm: float) -> Volume:
@@ -228,8 +198,6 @@ def _optimise(
     fixed: Volume, moving: Volume, start: Affine, step: float, options: RegistrationOptions
 ) -> tuple[Affine, float]:
     """Gradient descent at one level; returns the matrix and the metric's final value."""
-    from appliance.imaging.itk import FLIP
-
     lps = FLIP @ start @ FLIP
     centre = FLIP[:3, :3] @ _points(fixed, _head(fixed)).mean(axis=0)
     transform = sitk.Euler3DTransform()

@@ -33,11 +33,14 @@ def entropy_correlation(first: FloatArray, second: FloatArray, bins: int = 32) -
     """
     if first.size == 0:
         return 0.0
-    joint = np.zeros((bins, bins))
-    np.add.at(joint, (to_bins(first, bins), to_bins(second, bins)), 1.0)
-    joint /= joint.sum()
-    entropy_a = _entropy(joint.sum(axis=1))
-    entropy_b = _entropy(joint.sum(axis=0))
+    return joint_correlation(to_bins(first, bins), to_bins(second, bins), bins)
+
+
+def joint_correlation(first: NDArray[np.intp], second: NDArray[np.intp], bins: int) -> float:
+    """Entropy correlation coefficient of paired bin numbers 0 .. bins-1; 0.0 where constant."""
+    counts = np.bincount(first * bins + second, minlength=bins * bins)
+    joint = counts.reshape(bins, bins) / max(1, first.size)
+    entropy_a, entropy_b = _entropy(joint.sum(axis=1)), _entropy(joint.sum(axis=0))
     if entropy_a < 1e-9 or entropy_b < 1e-9:
         return 0.0
     information = entropy_a + entropy_b - _entropy(joint.ravel())
@@ -51,7 +54,7 @@ def to_bins(values: FloatArray, bins: int) -> NDArray[np.intp]:
     if high <= low:
         return np.zeros(flat.size, dtype=np.intp)
     scaled = (flat - low) / (high - low) * bins
-    return np.clip(scaled.astype(np.intp), 0, bins - 1)
+    return np.clip(scaled, 0, bins - 1).astype(np.intp)
 
 
 def _entropy(probabilities: FloatArray) -> float:

@@ -39,7 +39,9 @@ class Volume:
 
     def __post_init__(self) -> None:
         if self.data.ndim != 3:
-            raise ImageRefused(f"a three-dimensional image is needed, this one has {self.data.ndim}")
+            raise ImageRefused(
+                f"a three-dimensional image is needed, this one has {self.data.ndim}"
+            )
         if self.affine.shape != (4, 4) or not np.all(np.isfinite(self.affine)):
             raise ImageRefused("the image's orientation matrix is not a finite 4 x 4 matrix")
         if abs(float(np.linalg.det(self.affine[:3, :3]))) < 1e-9:
@@ -99,7 +101,9 @@ def load_volume(path: Path) -> Volume:
         image = nib.load(path)
         shape = tuple(int(n) for n in image.shape)
         if any(n < 1 for n in shape) or math.prod(shape) > MAX_VOXELS:
-            raise ImageRefused(f"the image has shape {shape}: 1 to {MAX_VOXELS} voxels are accepted")
+            raise ImageRefused(
+                f"the image has shape {shape}: 1 to {MAX_VOXELS} voxels are accepted"
+            )
         data = _voxels(image)
     except ImageRefused:
         raise

@@ -1,0 +1,190 @@
+"""Laying the atlas head over a patient's head, whatever the contrast."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Literal
+
+import numpy as np
+from numpy.typing import NDArray
+from scipy import ndimage, optimize
+
+from appliance.errors import ImageRefused
+from appliance.imaging.atlas import Atlas, load_atlas
+from appliance.imaging.grid import grid_of, isotropic_ras_grid, resample
+from appliance.imaging.rigid import rigid_matrix
+from appliance.imaging.similarity import joint_correlation, to_bins
+from appliance.imaging.volume import Affine, Mask, Volume, apply_affine
+
+Profile = Literal["quick", "full"]
+
+COARSE_MM = 4.0
+BINS = 24
+CENTRE_BELOW_TOP_MM = 70.0
+"""From the top of the head down to the centre of the brain."""
+
+POINT_STEP: dict[Profile, int] = {"quick": 4, "full": 2}
+"""Every n-th atlas voxel is compared."""
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Alignment:
+    """Where the atlas lies in a patient's image.
+
+    Attributes:
+        matrix: 4 x 4 affine, MNI to the image's RAS world, mm.
+        score: Outline correlation plus entropy correlation coefficient, about 0 to 2; heads give
+            about 1 and more.
+        coverage: Share of the atlas brain that lies inside the image, 0 to 1.
+    """
+
+    matrix: Affine
+    score: float
+    coverage: float
+
+
+def head_image(volume: Volume, step_mm: float) -> Volume:
+    """The image on an isotropic RAS grid, background about 0, bright tissue about 1 (at most 1.5).
+
+    Raises:
+        ImageRefused: the image is constant.
+    """
+    grid = isotropic_ras_grid(grid_of(volume), (step_mm, step_mm, step_mm))
+    low = float(np.percentile(volume.data[:: _every(volume)], 0.5))
+    coarse = resample(volume, grid, fill=low)
+    data = coarse.data - low
+    bright = data[data > data.mean()]
+    if bright.size < 100 or float(bright.max()) <= 0:
+        raise ImageRefused("the image is constant or nearly so: there is no head in it")
+    return coarse.with_data(np.clip(data / float(np.percentile(bright, 90)), 0.0, 1.5))
+
+
+def head_mask(head: Volume) -> Mask:
+    """Largest bright piece of a `head_image`, closed and filled.
+
+    Raises:
+        ImageRefused: nothing in the image is bright.
+    """
+    pieces, count = ndimage.label(head.data > 0.15)
+    if count == 0:
+        raise ImageRefused("no head was found in the image")
+    sizes = np.bincount(pieces.ravel())[1:]
+    largest = pieces == int(sizes.argmax()) + 1
+    closed = ndimage.binary_closing(np.pad(largest, 3), iterations=3)[3:-3, 3:-3, 3:-3]
+    return np.asarray(ndimage.binary_fill_holes(closed), dtype=bool)
+
+
+def align_atlas(volume: Volume, profile: Profile = "full") -> Alignment:
+    """Find the affine that lays the atlas head over the image.
+
+    Fifty starts below the top of the head are ranked; the best is refined over three turns, three
+    shifts and three scales by Powell's method. What is maximised is the correlation of the drawn
+    head's outline with the image's plus the entropy correlation coefficient of intensities, so
+    that neither the contrast nor the skull-stripped template misleads.
+
+    Args:
+        volume: A head image of any MR contrast; cropped edges are tolerated.
+        profile: "quick" compares every fourth atlas voxel, "full" every second.
+
+    Raises:
+        ImageRefused: no head was found.
+    """
+    head = head_image(volume, COARSE_MM)
+    outline = head_mask(head)
+    atlas = load_atlas(COARSE_MM)
+    rough = _Comparison(atlas, head, outline, 16)
+    start = max(_starts(head, outline, atlas.centre), key=rough.score)
+    fine = _Comparison(atlas, head, outline, POINT_STEP[profile])
+    found = optimize.minimize(
+        lambda change: -fine.score(start @ _change(change, atlas.centre)),
+        np.zeros(9),
+        method="Powell",
+        options={"xtol": 0.02, "ftol": 1e-4, "maxiter": 6},
+    )
+    matrix = start @ _change(found.x, atlas.centre)
+    inside = _inside(volume, apply_affine(matrix, _brain_points(atlas)))
+    return Alignment(matrix, -float(found.fun), float(inside.mean()))
+
+
+def _every(volume: Volume) -> int:
+    return max(1, volume.shape[0] // 64)
+
+
+def _brain_points(atlas: Atlas) -> NDArray[np.float64]:
+    return apply_affine(atlas.affine, np.argwhere(atlas.brain))
+
+
+def _inside(volume: Volume, points: NDArray[np.float64]) -> Mask:
+    index = apply_affine(np.linalg.inv(volume.affine), points)
+    return np.asarray(
+        np.all((index > -0.5) & (index < np.array(volume.shape) - 0.5), axis=1), dtype=bool
+    )
+
+
+def _change(parameters: NDArray[np.float64], centre: NDArray[np.float64]) -> Affine:
+    """Nine numbers near 0 to a matrix: 3 degree turns, 4 mm shifts and 3 % scales per unit."""
+    turn, shift = parameters[:3] * 3.0, parameters[3:6] * 4.0
+    motion = rigid_matrix(
+        (float(turn[0]), float(turn[1]), float(turn[2])),
+        (float(shift[0]), float(shift[1]), float(shift[2])),
+        centre,
+    )
+    return np.asarray(motion @ _scaling(1.0 + 0.03 * parameters[6:9], centre), dtype=np.float64)
+
+
+def _scaling(factors: NDArray[np.float64], centre: NDArray[np.float64]) -> Affine:
+    matrix = np.eye(4)
+    matrix[:3, :3] = np.diag(factors)
+    matrix[:3, 3] = centre - factors * centre
+    return matrix
+
+
+def _starts(head: Volume, outline: Mask, centre: NDArray[np.float64]) -> list[Affine]:
+    """MNI space under the top of the head, at several heights, pitches and sizes."""
+    place = apply_affine(head.affine, np.argwhere(outline))
+    top = float(np.percentile(place[:, 2], 99.8))
+    upper = place[place[:, 2] > top - 2 * CENTRE_BELOW_TOP_MM]
+    target = np.array([upper[:, 0].mean(), upper[:, 1].mean(), top - CENTRE_BELOW_TOP_MM])
+    starts = []
+    for lift in (-30.0, -15.0, 0.0, 15.0, 30.0):
+        for pitch in (-24.0, -12.0, 0.0, 12.0, 24.0):
+            for size in (0.85, 0.95):
+                shift = target - centre + np.array([0.0, 0.0, lift])
+                moved = (float(shift[0]), float(shift[1]), float(shift[2]))
+                turn = rigid_matrix((pitch, 0.0, 0.0), moved, centre)
+                starts.append(turn @ _scaling(np.full(3, size), centre))
+    return starts
+
+
+class _Comparison:
+    """The atlas's points with what is expected there, against one image."""
+
+    def __init__(self, atlas: Atlas, head: Volume, outline: Mask, step: int) -> None:
+        points = apply_affine(atlas.affine, np.argwhere(atlas.used))[::step]
+        self._points = np.concatenate([points.T, np.ones((1, len(points)))])
+        self._expected = to_bins(atlas.intensity[atlas.used][::step], BINS)
+        self._skin = atlas.head[atlas.used][::step].astype(np.float64)
+        self._to_index = np.linalg.inv(head.affine)
+        self._limit = np.array(head.shape)[:, None] - 0.5
+        self._outline = outline.astype(np.float32)
+        self._binned = np.clip(head.data / 1.3 * BINS, 0, BINS - 0.01).astype(np.float32)
+
+    def score(self, matrix: Affine) -> float:
+        """Outline correlation plus intensity agreement, less where the image ends."""
+        index = (self._to_index @ matrix @ self._points)[:3]
+        inside = np.all((index > -0.5) & (index < self._limit), axis=0)
+        share = float(inside.mean())
+        if share < 0.3:
+            return 0.0
+        index = index[:, inside]
+        outline = ndimage.map_coordinates(self._outline, index, order=1, mode="nearest")
+        found = ndimage.map_coordinates(self._binned, index, order=1, mode="nearest")
+        intensity = joint_correlation(self._expected[inside], found.astype(np.intp), BINS)
+        skin = _correlation(outline, self._skin[inside])
+        return (skin + intensity) * min(1.0, share / 0.8)
+
+
+def _correlation(first: NDArray[np.float32], second: NDArray[np.float64]) -> float:
+    a, b = first - first.mean(), second - second.mean()
+    scale = float(np.sqrt((a @ a) * (b @ b)))
+    return float(a @ b) / scale if scale > 0 else 0.0
