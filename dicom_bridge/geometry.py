@@ -11,7 +11,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
-from numpy.typing import NDArray
+from numpy.typing import ArrayLike, NDArray
 from scipy import ndimage
 
 from dicom_bridge.errors import DataRefused
@@ -46,7 +46,7 @@ class VolumeGeometry:
         return (float(sizes[0]), float(sizes[1]), float(sizes[2]))
 
 
-def slice_normal(orientation: Sequence[float]) -> FloatArray:
+def slice_normal(orientation: ArrayLike) -> FloatArray:
     """Unit normal, LPS, of six direction cosines.
 
     Args:
@@ -74,10 +74,10 @@ def slice_normal(orientation: Sequence[float]) -> FloatArray:
 
 
 def grid_affine(
-    position: Sequence[float],
-    orientation: Sequence[float],
-    pixel_spacing: Sequence[float],
-    step: Sequence[float],
+    position: ArrayLike,
+    orientation: ArrayLike,
+    pixel_spacing: ArrayLike,
+    step: ArrayLike,
 ) -> FloatArray:
     """Affine of a stack of slices (PS3.3 equation C.7.6.2.1-1, extended by the slice step).
 
@@ -91,8 +91,10 @@ def grid_affine(
         (4, 4) index (column, row, slice) to RAS mm.
     """
     lps = np.eye(4)
-    lps[:3, 0] = np.asarray(orientation[:3], dtype=np.float64) * float(pixel_spacing[1])
-    lps[:3, 1] = np.asarray(orientation[3:6], dtype=np.float64) * float(pixel_spacing[0])
+    cosines = np.asarray(orientation, dtype=np.float64)
+    rows_apart, columns_apart = np.asarray(pixel_spacing, dtype=np.float64)
+    lps[:3, 0] = cosines[:3] * columns_apart
+    lps[:3, 1] = cosines[3:] * rows_apart
     lps[:3, 2] = step
     lps[:3, 3] = position
     return np.asarray(LPS_TO_RAS @ lps, dtype=np.float64)

@@ -12,7 +12,7 @@ import warnings
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal
 
 import nibabel
 import numpy as np
@@ -137,7 +137,7 @@ def with_dcm2niix(stack: Stack, work: Path) -> EngineVolume:
         raise EngineRefused(
             f"dcm2niix made {len(made)} images with return code {done.returncode}: expected one"
         )
-    image = nibabel.load(made[0])
+    image: Any = nibabel.load(made[0])
     data = np.asanyarray(image.dataobj)
     affine = np.asarray(image.affine, dtype=np.float64)
     return EngineVolume(data, affine, "dcm2niix", dcm2niix.__version__)

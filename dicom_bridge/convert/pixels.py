@@ -82,13 +82,10 @@ def rescaled_volume(stack: Stack) -> NDArray[np.generic]:
         pixels = frame_pixels(frame)
         if not np.issubdtype(pixels.dtype, np.integer):
             raise DataRefused("floating point pixel data are not expected in MR, CT or PET images")
-        values = pixels.T.astype(volume.dtype)
         if whole:
-            values += int(frame.intercept)
-        elif frame.slope != 1.0 or frame.intercept != 0.0:
-            values *= frame.slope
-            values += frame.intercept
-        volume[:, :, k] = values
+            volume[:, :, k] = pixels.T.astype(np.int64) + int(frame.intercept)
+        else:
+            volume[:, :, k] = pixels.T.astype(np.float64) * frame.slope + frame.intercept
     if not np.all(np.isfinite(volume)):
         raise DataRefused("rescaled pixel values are not finite")
     return volume

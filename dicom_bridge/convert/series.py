@@ -8,6 +8,7 @@ import tempfile
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import nibabel
 import numpy as np
@@ -87,7 +88,7 @@ def verified(
         raise EngineRefused(f"{made.engine} made values that are not finite")
     scale = max(1.0, float(np.max(np.abs(expected))))
     for k in range(geometry.shape[2]):
-        difference = turned[:, :, k].astype(np.float64) - expected[:, :, k]
+        difference = turned[:, :, k].astype(np.float64) - expected[:, :, k].astype(np.float64)
         if float(np.max(np.abs(difference))) > 1e-5 * scale * (expected.dtype.kind == "f"):
             raise EngineRefused(f"{made.engine} changed the values of slice {k + 1}")
     return turned
@@ -132,7 +133,8 @@ def save_nifti(path: Path, values: NDArray[np.generic], affine: FloatArray) -> N
         values: (I, J, K).
         affine: (4, 4) RAS mm.
     """
-    image = nibabel.Nifti1Image(values, affine)
+    nifti: Any = nibabel.Nifti1Image
+    image = nifti(values, affine)
     image.set_sform(affine, code=1)
     image.set_qform(affine, code=1)
     image.header.set_xyzt_units("mm")

@@ -35,6 +35,7 @@ from dicom_bridge.seg.template import source_datasets
 
 if TYPE_CHECKING:
     from highdicom.seg import Segmentation, SegmentDescription
+    from highdicom.sr import CodedConcept
 
 SERIES_NUMBER_STEP = 1000
 ARTIFICIAL_INTELLIGENCE = Code("123110", "DCM", "Artificial Intelligence")
@@ -163,7 +164,7 @@ def _on_source_grid(request: SegRequest) -> NDArray[np.uint8]:
     return labels
 
 
-def _coded(code: Code) -> Dataset:
+def _coded(code: Code) -> CodedConcept:
     from highdicom.sr import CodedConcept
 
     return CodedConcept(value=code.value, scheme_designator=code.scheme, meaning=code.meaning)
