@@ -195,27 +195,27 @@ def enhanced_frame(dataset: Dataset, path: Path, index: int) -> Frame:
         DataRefused: position, orientation or spacing is missing or not finite.
     """
 
-    def value(macro: str, keyword: str) -> object:
+    def _value(macro: str, keyword: str) -> object:
         item = functional_group(dataset, index, macro)
         return None if item is None else item.get(keyword)
 
     values = (
-        value("MREchoSequence", "EffectiveEchoTime"),
-        value("MRImageFrameTypeSequence", "FrameType"),
-        value("MRDiffusionSequence", "DiffusionBValue"),
-        value("FrameContentSequence", "TemporalPositionIndex"),
-        value("FrameContentSequence", "FrameAcquisitionNumber"),
+        _value("MREchoSequence", "EffectiveEchoTime"),
+        _value("MRImageFrameTypeSequence", "FrameType"),
+        _value("MRDiffusionSequence", "DiffusionBValue"),
+        _value("FrameContentSequence", "TemporalPositionIndex"),
+        _value("FrameContentSequence", "FrameAcquisitionNumber"),
     )
     return Frame(
         dataset=dataset,
         path=path,
         index=index,
-        position=_texts(value("PlanePositionSequence", "ImagePositionPatient"), 3),
-        orientation=_texts(value("PlaneOrientationSequence", "ImageOrientationPatient"), 6),
-        spacing=_texts(value("PixelMeasuresSequence", "PixelSpacing"), 2),
-        thickness=str(value("PixelMeasuresSequence", "SliceThickness") or "").strip(),
-        slope=_number(value("PixelValueTransformationSequence", "RescaleSlope"), 1.0),
-        intercept=_number(value("PixelValueTransformationSequence", "RescaleIntercept"), 0.0),
+        position=_texts(_value("PlanePositionSequence", "ImagePositionPatient"), 3),
+        orientation=_texts(_value("PlaneOrientationSequence", "ImageOrientationPatient"), 6),
+        spacing=_texts(_value("PixelMeasuresSequence", "PixelSpacing"), 2),
+        thickness=str(_value("PixelMeasuresSequence", "SliceThickness") or "").strip(),
+        slope=_number(_value("PixelValueTransformationSequence", "RescaleSlope"), 1.0),
+        intercept=_number(_value("PixelValueTransformationSequence", "RescaleIntercept"), 0.0),
         variation=tuple(str(item or "") for item in values),
     )
 

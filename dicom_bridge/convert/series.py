@@ -100,13 +100,13 @@ def _engine_volume(
     """The first engine's volume that passes every check, with notes on those that did not."""
     notes: list[str] = []
 
-    def dcm2niix_in_folder(wanted: Stack) -> EngineVolume:
+    def _dcm2niix_in_folder(wanted: Stack) -> EngineVolume:
         work.mkdir(parents=True, exist_ok=True)
         with tempfile.TemporaryDirectory(prefix="dcm2niix-", dir=work) as folder:
             made = with_dcm2niix(wanted, Path(folder))
             return EngineVolume(np.array(made.data), made.affine, made.engine, made.version)
 
-    engines: tuple[Callable[[Stack], EngineVolume], ...] = (with_dicom2nifti, dcm2niix_in_folder)
+    engines: tuple[Callable[[Stack], EngineVolume], ...] = (with_dicom2nifti, _dcm2niix_in_folder)
     for engine in engines:
         try:
             made = engine(stack)

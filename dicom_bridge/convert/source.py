@@ -225,12 +225,12 @@ class SourceSeries:
 
 
 def _parse(document: Mapping[str, JSON]) -> SourceSeries:
-    def mapping(value: JSON) -> dict[str, str]:
+    def _mapping(value: JSON) -> dict[str, str]:
         if not isinstance(value, dict):
             raise TypeError("expected an object")
         return {str(k): str(v) for k, v in value.items()}
 
-    def texts(value: JSON) -> tuple[str, ...]:
+    def _strings(value: JSON) -> tuple[str, ...]:
         if not isinstance(value, list):
             raise TypeError("expected a list")
         return tuple(str(item) for item in value)
@@ -242,7 +242,7 @@ def _parse(document: Mapping[str, JSON]) -> SourceSeries:
     for item in raw_frames:
         if not isinstance(item, dict):
             raise TypeError("expected an object")
-        x, y, z = texts(item["ImagePositionPatient"])
+        x, y, z = _strings(item["ImagePositionPatient"])
         frames.append(
             SourceFrame(
                 SOPInstanceUID=str(item["SOPInstanceUID"]),
@@ -253,13 +253,13 @@ def _parse(document: Mapping[str, JSON]) -> SourceSeries:
             )
         )
     return SourceSeries(
-        patient=mapping(document["patient"]),
-        study=mapping(document["study"]),
-        series=mapping(document["series"]),
+        patient=_mapping(document["patient"]),
+        study=_mapping(document["study"]),
+        series=_mapping(document["series"]),
         Rows=int(str(document["Rows"])),
         Columns=int(str(document["Columns"])),
-        ImageOrientationPatient=texts(document["ImageOrientationPatient"]),
-        PixelSpacing=texts(document["PixelSpacing"]),
+        ImageOrientationPatient=_strings(document["ImageOrientationPatient"]),
+        PixelSpacing=_strings(document["PixelSpacing"]),
         SliceThickness=str(document["SliceThickness"]),
         SpacingBetweenSlices=float(str(document["SpacingBetweenSlices"])),
         frames=tuple(frames),

@@ -1,5 +1,7 @@
 """DICOM segmentation objects: read labels, write results, check references."""
 
+from dicom_bridge.seg.check import check_seg
+from dicom_bridge.seg.expert import ExpertPolicy, is_expert, is_own_result
 from dicom_bridge.seg.model import (
     BRAIN,
     LESION,
@@ -22,12 +24,16 @@ __all__ = [
     "MANUFACTURER",
     "MORPHOLOGICALLY_ABNORMAL",
     "Code",
+    "ExpertPolicy",
     "NoFinding",
     "SegContent",
     "SegRequest",
     "SegSegment",
     "SegWritten",
     "SegmentSpec",
+    "check_seg",
+    "is_expert",
+    "is_own_result",
     "read_seg",
     "referenced_series",
     "write_seg",

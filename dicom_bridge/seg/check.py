@@ -1,0 +1,184 @@
+"""Checking a SEG against its source series: what would keep a viewer from showing it rightly."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from pathlib import Path
+
+import numpy as np
+from pydicom.dataset import Dataset
+from pydicom.uid import ExplicitVRLittleEndian, ImplicitVRLittleEndian
+
+from dicom_bridge.convert.frames import functional_group
+from dicom_bridge.convert.source import SourceSeries
+from dicom_bridge.errors import SegRefused
+from dicom_bridge.seg.read import open_seg, read_code, seg_pixels
+
+POSITION_TOLERANCE_MM = 1e-4  # the strictest viewer's
+ORIENTATION_TOLERANCE = 1e-4
+SPACING_TOLERANCE_MM = 1e-3
+PATIENT_CHECKED = ("PatientID", "PatientName", "PatientBirthDate", "PatientSex")
+SIMPLE_SYNTAXES = frozenset({ExplicitVRLittleEndian, ImplicitVRLittleEndian})
+
+
+def check_seg(source: SourceSeries, seg: Path) -> list[str]:
+    """Findings on a SEG that belongs to a series, in words; empty where nothing is wrong.
+
+    Args:
+        source: the series' record.
+        seg: the SEG.
+
+    Returns:
+        One sentence per finding, without any patient's value.
+    """
+    try:
+        dataset = open_seg(seg, pixels=True)
+    except SegRefused as error:
+        return [str(error)]
+    found = [*_identity(source, dataset), *_references(source, dataset)]
+    try:
+        found += [*_shared(source, dataset), *_segments(dataset), *_frames(source, dataset)]
+        found += _content(dataset)
+    except (AttributeError, TypeError, ValueError, IndexError) as error:
+        found.append(f"the SEG's structure is damaged ({type(error).__name__})")
+    except SegRefused as error:
+        found.append(str(error))
+    return found
+
+
+def _identity(source: SourceSeries, dataset: Dataset) -> Iterator[str]:
+    if str(dataset.get("StudyInstanceUID", "")) != source.StudyInstanceUID:
+        yield "StudyInstanceUID is not the source's: the archive makes two studies of it"
+    for keyword in PATIENT_CHECKED:
+        if str(dataset.get(keyword) or "").strip() != source.patient.get(keyword, ""):
+            yield f"{keyword} is not the source's"
+    if str(dataset.get("FrameOfReferenceUID", "")) != source.FrameOfReferenceUID:
+        yield "FrameOfReferenceUID is not the source's"
+    if str(dataset.get("SeriesInstanceUID", "")) == source.SeriesInstanceUID:
+        yield "SeriesInstanceUID is the source's own: a SEG needs a new series"
+    if str(dataset.get("Modality", "")) != "SEG":
+        yield "Modality is not SEG"
+    if str(dataset.get("SegmentationType", "")) != "BINARY":
+        yield "SegmentationType is not BINARY: some viewers draw nothing"
+    if dataset.file_meta.get("TransferSyntaxUID") not in SIMPLE_SYNTAXES:
+        yield "the transfer syntax is not uncompressed little endian: some viewers cannot open it"
+
+
+def _references(source: SourceSeries, dataset: Dataset) -> Iterator[str]:
+    items = dataset.get("ReferencedSeriesSequence") or []
+    if not items:
+        yield "ReferencedSeriesSequence is missing: viewers call the SEG unsupported"
+        return
+    if str(items[0].get("SeriesInstanceUID", "")) != source.SeriesInstanceUID:
+        yield "ReferencedSeriesSequence names another series"
+    named = {
+        str(image.get("ReferencedSOPInstanceUID", ""))
+        for image in items[0].get("ReferencedInstanceSequence") or []
+    }
+    if not named:
+        yield "ReferencedSeriesSequence names no instance"
+    if named - {frame.SOPInstanceUID for frame in source.frames}:
+        yield "ReferencedSeriesSequence names instances that the series does not have"
+
+
+def _shared(source: SourceSeries, dataset: Dataset) -> Iterator[str]:
+    if (int(dataset.Rows), int(dataset.Columns)) != (source.Rows, source.Columns):
+        yield "Rows and Columns are not the source's"
+    shared = (dataset.get("SharedFunctionalGroupsSequence") or [Dataset()])[0]
+    measures = (shared.get("PixelMeasuresSequence") or [None])[0]
+    if measures is None:
+        yield "PixelMeasuresSequence is not in the shared functional groups: a viewer crashes"
+        return
+    wanted = [float(value) for value in source.PixelSpacing]
+    spacing = [float(value) for value in measures.get("PixelSpacing") or (0, 0)]
+    if not np.allclose(spacing, wanted, rtol=0, atol=SPACING_TOLERANCE_MM):
+        yield "PixelSpacing is not the source's"
+    if not measures.get("SliceThickness"):
+        yield "SliceThickness is missing"
+    between = float(measures.get("SpacingBetweenSlices") or 0)
+    if abs(between - source.SpacingBetweenSlices) > SPACING_TOLERANCE_MM:
+        yield "SpacingBetweenSlices is missing or not the source's slice distance"
+
+
+def _segments(dataset: Dataset) -> Iterator[str]:
+    segments = dataset.get("SegmentSequence") or []
+    numbers = [int(item.get("SegmentNumber") or 0) for item in segments]
+    if numbers != list(range(1, len(numbers) + 1)) or not numbers:
+        yield "segments are not numbered 1 to n without gaps"
+    for number, item in enumerate(segments, start=1):
+        if not str(item.get("SegmentLabel") or "").strip():
+            yield f"segment {number} has no SegmentLabel"
+        for keyword in (
+            "SegmentedPropertyCategoryCodeSequence",
+            "SegmentedPropertyTypeCodeSequence",
+        ):
+            if read_code(item, keyword) is None:
+                yield f"segment {number} has no complete {keyword}"
+        kind = str(item.get("SegmentAlgorithmType") or "")
+        if kind not in ("AUTOMATIC", "SEMIAUTOMATIC", "MANUAL"):
+            yield f"segment {number} has no SegmentAlgorithmType"
+        elif kind != "MANUAL" and not str(item.get("SegmentAlgorithmName") or "").strip():
+            yield f"segment {number} was made by an algorithm without a SegmentAlgorithmName"
+
+
+def _frames(source: SourceSeries, dataset: Dataset) -> Iterator[str]:
+    """One finding per kind of fault, with the number of frames that have it."""
+    faults: dict[str, int] = {}
+    count = int(dataset.get("NumberOfFrames") or 0)
+    if count != len(dataset.get("PerFrameFunctionalGroupsSequence") or []):
+        yield "NumberOfFrames is not the number of per-frame functional groups"
+        return
+    described = {int(item.get("SegmentNumber") or 0) for item in dataset.get("SegmentSequence", [])}
+    for index in range(count):
+        for fault in _frame_faults(source, dataset, index, described):
+            faults[fault] = faults.get(fault, 0) + 1
+    for fault, times in faults.items():
+        yield f"{fault} ({times} of {count} frames)"
+
+
+def _frame_faults(
+    source: SourceSeries, dataset: Dataset, index: int, described: set[int]
+) -> Iterator[str]:
+    content = functional_group(dataset, index, "FrameContentSequence")
+    if content is None or content.get("DimensionIndexValues") is None:
+        yield "DimensionIndexValues are missing"
+    segment = functional_group(dataset, index, "SegmentIdentificationSequence")
+    if segment is None or int(segment.get("ReferencedSegmentNumber") or 0) not in described:
+        yield "the frame names no described segment"
+    yield from _placing_faults(source, dataset, index)
+
+
+def _placing_faults(source: SourceSeries, dataset: Dataset, index: int) -> Iterator[str]:
+    position = functional_group(dataset, index, "PlanePositionSequence")
+    orientation = functional_group(dataset, index, "PlaneOrientationSequence")
+    if position is None or orientation is None:
+        yield "position or orientation is missing"
+        return
+    wanted = [float(value) for value in source.ImageOrientationPatient]
+    turned = np.asarray(orientation.ImageOrientationPatient, dtype=float)
+    if np.max(np.abs(turned - wanted)) > ORIENTATION_TOLERANCE:
+        yield "ImageOrientationPatient is not the source's"
+    place = np.asarray(position.ImagePositionPatient, dtype=float)
+    distances = np.linalg.norm(source.positions() - place, axis=1)
+    nearest = int(np.argmin(distances))
+    if distances[nearest] > POSITION_TOLERANCE_MM:
+        yield "the position is on no slice of the series (1e-4 mm)"
+    derivation = functional_group(dataset, index, "DerivationImageSequence")
+    images = [] if derivation is None else derivation.get("SourceImageSequence") or []
+    if not images:
+        yield "the frame names no source image"
+        return
+    key = (
+        str(images[0].get("ReferencedSOPInstanceUID", "")),
+        int(images[0].get("ReferencedFrameNumber") or 0),
+    )
+    frame = source.frames[nearest]
+    if key != (frame.SOPInstanceUID, frame.FrameNumber):
+        yield "the source image is not the slice at the frame's position"
+
+
+def _content(dataset: Dataset) -> Iterator[str]:
+    pixels = seg_pixels(dataset)
+    empty = int(np.sum(~pixels.reshape(pixels.shape[0], -1).any(axis=1)))
+    if empty:
+        yield f"{empty} of {pixels.shape[0]} frames are empty"
