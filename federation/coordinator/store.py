@@ -1,0 +1,302 @@
+"""The coordinator's state: one SQLite file in WAL mode, changed only along the state tables."""
+
+from __future__ import annotations
+
+import json
+import sqlite3
+import threading
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from enum import StrEnum
+from pathlib import Path
+from typing import Any, TypeVar
+
+from federation.clock import Clock, stamp, utc_now
+from federation.coordinator.schema import (
+    SCHEMA,
+    STORE_FORMAT,
+    RoundRow,
+    RunRow,
+    RunSiteRow,
+    SiteRow,
+    TaskRow,
+    TokenRow,
+    round_row,
+    run_row,
+    run_site_row,
+    task_row,
+)
+from federation.coordinator.states import (
+    ROUND_TABLE,
+    RUN_ENDS,
+    RUN_TABLE,
+    TASK_ENDS,
+    TASK_TABLE,
+    RoundState,
+    RunState,
+    TaskState,
+)
+from federation.errors import RunRefused, StoreDamaged
+
+Observer = Callable[[str], None]
+"""Called with ``<kind>:<state>:entering`` before and ``...:entered`` after each commit."""
+
+S = TypeVar("S", bound=StrEnum)
+
+
+def _ignore(_: str) -> None:
+    """The observer of nobody."""
+
+
+class Store:
+    """All reads and writes of the coordinator's state; safe for several threads.
+
+    Args:
+        path: the SQLite file.
+        clock: gives the time of each change.
+        observer: sees every transition (see :func:`federation.coordinator.states.kill_points`).
+
+    Raises:
+        StoreDamaged: the file was written by another format version.
+    """
+
+    def __init__(
+        self, path: Path, clock: Clock = utc_now, observer: Observer | None = None
+    ) -> None:
+        self._clock = clock
+        self._observer = observer or _ignore
+        self._lock = threading.RLock()
+        self._connection = sqlite3.connect(path, check_same_thread=False, isolation_level=None)
+        self._connection.row_factory = sqlite3.Row
+        for pragma in ("journal_mode=WAL", "synchronous=FULL", "foreign_keys=ON"):
+            self._connection.execute(f"PRAGMA {pragma}")
+        self._connection.executescript(SCHEMA)
+        self._connection.execute(
+            "INSERT OR IGNORE INTO meta VALUES ('format', ?)", (str(STORE_FORMAT),)
+        )
+        found = self._connection.execute("SELECT value FROM meta WHERE key = 'format'").fetchone()
+        if found["value"] != str(STORE_FORMAT):
+            self._connection.close()
+            raise StoreDamaged(
+                f"the state has format {found['value']}, this program reads {STORE_FORMAT}: "
+                "run the version that wrote it, or upgrade"
+            )
+
+    def close(self) -> None:
+        """Close the file."""
+        with self._lock:
+            self._connection.close()
+
+    def now(self) -> str:
+        """The present time as it is stored."""
+        return stamp(self._clock())
+
+    @contextmanager
+    def change(self) -> Iterator[Change]:
+        """One transaction; the observer sees its transitions before and after the commit."""
+        with self._lock:
+            self._connection.execute("BEGIN IMMEDIATE")
+            change = Change(self._connection, self.now())
+            try:
+                yield change
+                for point in change.transitions:
+                    self._observer(f"{point}:entering")
+            except BaseException:
+                self._connection.execute("ROLLBACK")
+                raise
+            self._connection.execute("COMMIT")
+        for point in change.transitions:
+            self._observer(f"{point}:entered")
+
+    def _rows(self, sql: str, values: Sequence[Any] = ()) -> list[sqlite3.Row]:
+        with self._lock:
+            return self._connection.execute(sql, tuple(values)).fetchall()
+
+    def sites(self) -> list[SiteRow]:
+        """Every site, by name."""
+        return [SiteRow(**dict(row)) for row in self._rows("SELECT * FROM sites ORDER BY name")]
+
+    def site(self, name: str) -> SiteRow | None:
+        """One site."""
+        rows = self._rows("SELECT * FROM sites WHERE name = ?", (name,))
+        return SiteRow(**dict(rows[0])) if rows else None
+
+    def token(self, token_id: str) -> TokenRow | None:
+        """One enrolment token."""
+        rows = self._rows("SELECT * FROM tokens WHERE token_id = ?", (token_id,))
+        return TokenRow(**dict(rows[0])) if rows else None
+
+    def runs(self, states: Sequence[RunState] = ()) -> list[RunRow]:
+        """Runs in the order of their submission, all or those in ``states``."""
+        found = [run_row(row) for row in self._rows("SELECT * FROM runs ORDER BY number")]
+        return [run for run in found if not states or run.state in states]
+
+    def run(self, run_id: str) -> RunRow:
+        """The run of an id, or of a prefix that only one run has.
+
+        Raises:
+            RunRefused: none, or several.
+        """
+        found = [run for run in self.runs() if run.run_id.startswith(run_id)]
+        exact = [run for run in found if run.run_id == run_id]
+        if not run_id or len(exact or found) != 1:
+            raise RunRefused(
+                f"{len(found) if run_id else 'no'} runs begin like that: give one run's id "
+                "(see `clinode run list`)"
+            )
+        return (exact or found)[0]
+
+    def run_sites(self, run_id: str) -> list[RunSiteRow]:
+        """The sites of a run, by name."""
+        sql = "SELECT * FROM run_sites WHERE run_id = ? ORDER BY site"
+        return [run_site_row(row) for row in self._rows(sql, (run_id,))]
+
+    def rounds(self, run_id: str) -> list[RoundRow]:
+        """The rounds of a run, oldest first."""
+        sql = "SELECT * FROM rounds WHERE run_id = ? ORDER BY number"
+        return [round_row(row) for row in self._rows(sql, (run_id,))]
+
+    def tasks(self, run_id: str, number: int | None = None, kind: str = "") -> list[TaskRow]:
+        """Tasks of a run, narrowed to a round and a kind, by creation."""
+        rows = self._rows("SELECT * FROM tasks WHERE run_id = ? ORDER BY rowid", (run_id,))
+        found = [task_row(row) for row in rows]
+        return [
+            task
+            for task in found
+            if (number is None or task.round == number) and (not kind or task.kind == kind)
+        ]
+
+    def task(self, task_id: str) -> TaskRow | None:
+        """One task."""
+        rows = self._rows("SELECT * FROM tasks WHERE task_id = ?", (task_id,))
+        return task_row(rows[0]) if rows else None
+
+    def open_tasks(self, site: str) -> list[TaskRow]:
+        """Tasks that a site has not ended, of runs that are neither paused nor over."""
+        rows = self._rows(
+            "SELECT tasks.* FROM tasks JOIN runs USING (run_id) WHERE site = ?"
+            " AND tasks.state IN ('open', 'taken') AND runs.state != 'paused'"
+            " ORDER BY tasks.rowid",
+            (site,),
+        )
+        return [task_row(row) for row in rows]
+
+
+class Change:
+    """The writes of one transaction; made by :meth:`Store.change`."""
+
+    def __init__(self, connection: sqlite3.Connection, now: str) -> None:
+        self._connection = connection
+        self.now = now
+        self.transitions: list[str] = []
+
+    def execute(self, sql: str, values: Sequence[Any] = ()) -> sqlite3.Cursor:
+        """One statement of this transaction."""
+        return self._connection.execute(sql, tuple(values))
+
+    def add_run(self, run: RunRow, sites: Sequence[str]) -> None:
+        """A new run with its invited sites."""
+        fields = {name: getattr(run, name) for name in RunRow.__slots__}
+        self._insert("runs", {**fields, "state": run.state.value})
+        for site in sites:
+            self._insert("run_sites", {"run_id": run.run_id, "site": site, "state": "invited"})
+        self.transitions.append(f"run:{run.state}")
+
+    def next_run_number(self) -> int:
+        """The number of the next run, from 1."""
+        row = self.execute("SELECT COALESCE(MAX(number), 0) + 1 AS n FROM runs").fetchone()
+        return int(row["n"])
+
+    def run(self, run_id: str, state: RunState, **fields: object) -> None:
+        """Move a run on, and set further columns.
+
+        Raises:
+            RunRefused: the table has no such arrow.
+        """
+        row = self.execute("SELECT state FROM runs WHERE run_id = ?", (run_id,)).fetchone()
+        _check_arrow("run", RUN_TABLE, RunState(row["state"]), state)
+        fields |= {"state": state.value, "changed_at": self.now}
+        if state in RUN_ENDS:
+            fields["ended_at"] = self.now
+        self.set("runs", {"run_id": run_id}, fields)
+        self.transitions.append(f"run:{state}")
+
+    def add_round(self, run_id: str, number: int, state: RoundState, **fields: object) -> None:
+        """A new round in its first state."""
+        columns = {"run_id": run_id, "number": number, "state": state.value, "opened_at": self.now}
+        self._insert("rounds", {**columns, **fields})
+        self.transitions.append(f"round:{state}")
+
+    def round(self, at: RoundRow, state: RoundState, **fields: object) -> None:
+        """Move a round on, and set further columns.
+
+        Raises:
+            RunRefused: the table has no such arrow.
+        """
+        key = {"run_id": at.run_id, "number": at.number}
+        sql = "SELECT state FROM rounds WHERE run_id = ? AND number = ?"
+        row = self.execute(sql, tuple(key.values())).fetchone()
+        _check_arrow("round", ROUND_TABLE, RoundState(row["state"]), state)
+        fields["state"] = state.value
+        if state is RoundState.CLOSED:
+            fields["closed_at"] = self.now
+        self.set("rounds", key, fields)
+        self.transitions.append(f"round:{state}")
+
+    def add_task(self, task: TaskRow) -> None:
+        """A new open task; the same one again changes nothing."""
+        fields = {name: getattr(task, name) for name in TaskRow.__slots__}
+        fields |= {"state": task.state.value, "body": json.dumps(task.body), "report": None}
+        if self._insert("tasks", fields, ignore=True):
+            self.transitions.append(f"task:{task.state}")
+
+    def task(self, task_id: str, state: TaskState, **fields: object) -> None:
+        """Move a task on, and set further columns (``report`` as a JSON object).
+
+        Raises:
+            RunRefused: the table has no such arrow.
+        """
+        row = self.execute("SELECT state FROM tasks WHERE task_id = ?", (task_id,)).fetchone()
+        _check_arrow("task", TASK_TABLE, TaskState(row["state"]), state)
+        if "report" in fields:
+            fields["report"] = json.dumps(fields["report"])
+        fields["state"] = state.value
+        if state in TASK_ENDS:
+            fields["ended_at"] = self.now
+        elif state is TaskState.TAKEN:
+            fields["taken_at"] = self.now
+        self.set("tasks", {"task_id": task_id}, fields)
+        self.transitions.append(f"task:{state}")
+
+    def expire(self, tasks: Sequence[TaskRow], words: str) -> int:
+        """End tasks that nobody waits for any more; gives their number."""
+        ended = 0
+        for task in tasks:
+            row = self.execute("SELECT state FROM tasks WHERE task_id = ?", (task.task_id,))
+            if TaskState(row.fetchone()["state"]) not in TASK_ENDS:
+                self.task(task.task_id, TaskState.EXPIRED, words=words)
+                ended += 1
+        return ended
+
+    def set(self, table: str, key: Mapping[str, Any], fields: Mapping[str, Any]) -> None:
+        """Set columns of the row that ``key`` names; table and columns are this program's own."""
+        columns = ", ".join(f"{name} = ?" for name in fields)
+        where = " AND ".join(f"{name} = ?" for name in key)
+        sql = f"UPDATE {table} SET {columns} WHERE {where}"  # noqa: S608
+        self.execute(sql, (*fields.values(), *key.values()))
+
+    def insert(self, table: str, fields: Mapping[str, Any]) -> None:
+        """A new row; table and columns are this program's own."""
+        self._insert(table, fields)
+
+    def _insert(self, table: str, fields: Mapping[str, Any], *, ignore: bool = False) -> bool:
+        verb = "INSERT OR IGNORE" if ignore else "INSERT"
+        marks = ", ".join("?" for _ in fields)
+        sql = f"{verb} INTO {table} ({', '.join(fields)}) VALUES ({marks})"
+        return self.execute(sql, tuple(fields.values())).rowcount > 0
+
+
+def _check_arrow(kind: str, table: Mapping[S, frozenset[S]], before: S, after: S) -> None:
+    if after not in table[before]:
+        allowed = ", ".join(sorted(table[before])) or "nothing: it is over"
+        raise RunRefused(f"a {kind} that is {before} cannot become {after} (possible: {allowed})")
