@@ -1,0 +1,47 @@
+"""DIMSE services of the node; the only modules that import pynetdicom."""
+
+from dicom_bridge.net import stack as _stack
+from dicom_bridge.net.client import PacsClient
+from dicom_bridge.net.intake import Inbox
+from dicom_bridge.net.model import (
+    EchoResult,
+    InstanceRef,
+    MoveOutcome,
+    MoveWatch,
+    RemoteAE,
+    RetryPolicy,
+    SendOutcome,
+    StudyCriteria,
+    StudyMatch,
+    Timeouts,
+)
+from dicom_bridge.net.move import MoveTarget
+from dicom_bridge.net.receiver import Receiver, ReceiverCounts, ReceiverSettings
+from dicom_bridge.net.retrieve import RetrievePolicy, RetrieveReport, retrieve_study
+from dicom_bridge.net.words import describe_rejection, describe_status
+
+_stack.configure()
+
+__all__ = [
+    "EchoResult",
+    "Inbox",
+    "InstanceRef",
+    "MoveOutcome",
+    "MoveTarget",
+    "MoveWatch",
+    "PacsClient",
+    "Receiver",
+    "ReceiverCounts",
+    "ReceiverSettings",
+    "RemoteAE",
+    "RetrievePolicy",
+    "RetrieveReport",
+    "RetryPolicy",
+    "SendOutcome",
+    "StudyCriteria",
+    "StudyMatch",
+    "Timeouts",
+    "describe_rejection",
+    "describe_status",
+    "retrieve_study",
+]

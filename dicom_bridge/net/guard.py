@@ -1,0 +1,249 @@
+"""Bounds on what a peer can make the Storage SCP hold: PDU length, message size, time, sockets.
+
+pynetdicom reads whatever PDU length a peer announces, waits for ever for the rest of a started PDU
+and gathers each data set in memory. The classes here sit below and above its state machine and
+bound all three without changing it.
+"""
+
+from __future__ import annotations
+
+import io
+import socket
+import struct
+import tempfile
+import time
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from socketserver import BaseServer
+from typing import IO
+
+from pynetdicom.association import Association
+from pynetdicom.dimse import DIMSEServiceProvider
+from pynetdicom.dimse_messages import DIMSEMessage
+from pynetdicom.pdu_primitives import P_DATA
+from pynetdicom.transport import ThreadedAssociationServer
+
+from dicom_bridge.net.association import set_no_delay
+from dicom_bridge.net.stack import MAXIMUM_PDU_BYTES
+
+_HEADER_BYTES = 6
+_P_DATA = 0x04
+_ASSOCIATE_RQ = 0x01
+_LIMITS = {_ASSOCIATE_RQ: 1 << 20, _P_DATA: MAXIMUM_PDU_BYTES + 1024}
+_OTHER_LIMIT = 1 << 16
+_COMMAND_LIMIT = 1 << 16
+_WAITING_MESSAGES = 4
+_QUICK_ACK: int | None = getattr(socket, "TCP_QUICKACK", None)
+_PIECE = 1 << 20
+
+
+class GuardedSocket(socket.socket):
+    """A connected socket that checks PDU framing (PS3.8 9.3.1) before it allocates.
+
+    The whole PDU must arrive within ``pdu_s`` seconds of its first byte, and its announced length
+    must be within what was negotiated; otherwise reading raises ``OSError`` and the association
+    ends. A PDU's body is read in one go and handed out in the pieces that pynetdicom asks for.
+    """
+
+    pdu_s: float = 60.0
+
+    _header: bytes = b""
+    _body: memoryview | None = None
+    _given: int = 0
+    _deadline: float = 0.0
+
+    def recv(self, bufsize: int, flags: int = 0, /) -> bytes:
+        """Up to ``bufsize`` bytes of the current PDU.
+
+        Raises:
+            ConnectionAbortedError: the peer announces a PDU longer than allowed.
+            TimeoutError: the PDU did not arrive in time.
+        """
+        if self._body is None and len(self._header) < _HEADER_BYTES:
+            return self._read_header(bufsize, flags)
+        if self._body is None:
+            self._body = self._read_body()
+        piece = bytes(self._body[self._given : self._given + bufsize])
+        self._given += len(piece)
+        if self._given >= len(self._body):
+            self._next_pdu()
+        return piece
+
+    def _next_pdu(self) -> None:
+        self._header, self._body, self._given = b"", None, 0
+
+    def _read_header(self, bufsize: int, flags: int) -> bytes:
+        if not self._header:
+            self._deadline = time.monotonic() + self.pdu_s
+            if _QUICK_ACK is not None:
+                # Peers that leave Nagle's algorithm on wait for this acknowledgement.
+                self.setsockopt(socket.IPPROTO_TCP, _QUICK_ACK, 1)
+        self._keep_deadline()
+        piece = super().recv(min(bufsize, _HEADER_BYTES - len(self._header)), flags)
+        self._header += piece
+        if len(self._header) == _HEADER_BYTES:
+            kind, length = self._kind_and_length()
+            if length > _LIMITS.get(kind, _OTHER_LIMIT):
+                raise ConnectionAbortedError("the peer announced a PDU longer than negotiated")
+            if length == 0:
+                self._next_pdu()
+        return piece
+
+    def _kind_and_length(self) -> tuple[int, int]:
+        kind, _, length = struct.unpack(">BBL", self._header)
+        return int(kind), int(length)
+
+    def _read_body(self) -> memoryview:
+        _, length = self._kind_and_length()
+        body = memoryview(bytearray(length))
+        filled = 0
+        while filled < length:
+            self._keep_deadline()
+            count = self.recv_into(body[filled:])
+            if count == 0:
+                break
+            filled += count
+        return body[:filled]
+
+    def _keep_deadline(self) -> None:
+        remaining = self._deadline - time.monotonic()
+        if remaining <= 0:
+            raise TimeoutError("the peer did not finish a PDU in time")
+        self.settimeout(remaining)
+
+
+class GuardedServer(ThreadedAssociationServer):
+    """An association server whose connections are guarded; one thread per connection."""
+
+    request_queue_size = 128
+    daemon_threads = True
+
+    def get_request(self) -> tuple[socket.socket, tuple[str, int]]:
+        """Accept a connection."""
+        if self.socket is None:
+            raise OSError("the server is closed")
+        plain, address = self.socket.accept()
+        guarded = GuardedSocket(plain.family, plain.type, plain.proto, fileno=plain.detach())
+        set_no_delay(guarded)
+        return guarded, address
+
+    def shutdown(self) -> None:
+        """End the accept loop and close the listening socket."""
+        BaseServer.shutdown(self)
+        self.server_close()
+
+
+@dataclass(frozen=True, slots=True)
+class MessageBounds:
+    """How much of one DIMSE message may be held.
+
+    Attributes:
+        memory_bytes: above it a data set goes to a nameless file in ``spool``.
+        instance_bytes: above it the association is aborted.
+        spool: where those files go; None keeps data sets in memory up to ``instance_bytes``.
+    """
+
+    memory_bytes: int
+    instance_bytes: int
+    spool: Path | None
+
+
+class SpillBuffer(io.BytesIO):
+    """Takes a data set as it arrives; large ones move to a file that vanishes with the buffer."""
+
+    def __init__(self, bounds: MessageBounds) -> None:
+        super().__init__()
+        self._bounds = bounds
+        self._file: IO[bytes] | None = None
+        self.size = 0
+        self.failure: OSError | None = None
+
+    def write(self, data: bytes, /) -> int:  # type: ignore[override]
+        """Append ``data``.
+
+        A full disk is kept in ``failure`` and answered when the message is complete.
+
+        Raises:
+            ConnectionAbortedError: the data set is larger than allowed.
+        """
+        self.size += len(data)
+        if self.size > self._bounds.instance_bytes:
+            raise ConnectionAbortedError("the peer sends a data set larger than allowed")
+        if self._file is None and (
+            self._bounds.spool is None or self.size <= self._bounds.memory_bytes
+        ):
+            return super().write(data)
+        try:
+            self._spill(data)
+        except OSError as error:
+            self.failure = error
+        return len(data)
+
+    def _spill(self, data: bytes) -> None:
+        if self.failure is not None:
+            return
+        if self._file is None:
+            self._file = tempfile.TemporaryFile(  # noqa: SIM115 - closed by close()
+                dir=self._bounds.spool, buffering=_PIECE
+            )
+            self._file.write(self.getbuffer())
+            self.seek(0)
+            self.truncate()
+        self._file.write(data)
+
+    def pieces(self) -> Iterator[bytes | memoryview]:
+        """What was written, from the beginning."""
+        if self._file is None:
+            yield self.getbuffer()
+            return
+        self._file.seek(0)
+        while piece := self._file.read(_PIECE):
+            yield piece
+
+    def head(self, count: int) -> bytes:
+        """The first ``count`` bytes."""
+        if self._file is None:
+            return bytes(self.getbuffer()[:count])
+        self._file.seek(0)
+        return self._file.read(count)
+
+    def close(self) -> None:
+        """Let the file vanish."""
+        if self._file is not None:
+            self._file.close()
+            self._file = None
+        super().close()
+
+
+class _CommandBuffer(io.BytesIO):
+    """A command set: a few hundred bytes in truth (PS3.7 6.3)."""
+
+    def write(self, data: bytes, /) -> int:  # type: ignore[override]
+        """Append ``data`` within the limit."""
+        if self.tell() + len(data) > _COMMAND_LIMIT:
+            raise ConnectionAbortedError("the peer sends a command set larger than allowed")
+        return super().write(data)
+
+
+class BoundedDimse(DIMSEServiceProvider):
+    """Gathers messages into bounded buffers and refuses peers that do not wait for answers."""
+
+    def __init__(self, association: Association, bounds: MessageBounds) -> None:
+        super().__init__(association)
+        self._bounds = bounds
+
+    def receive_primitive(self, primitive: P_DATA) -> None:
+        """Take a part of a message.
+
+        Raises:
+            ConnectionAbortedError: the peer sends requests without waiting, although no
+                asynchronous operations were negotiated (PS3.7 D.3.3.3), or too much at once.
+        """
+        if self.message is None:
+            if self.msg_queue.qsize() >= _WAITING_MESSAGES:
+                raise ConnectionAbortedError("the peer does not wait for answers")
+            self.message = DIMSEMessage()
+            self.message.data_set = SpillBuffer(self._bounds)
+            self.message.encoded_command_set = _CommandBuffer()
+        super().receive_primitive(primitive)

@@ -1,0 +1,42 @@
+"""Process-wide switches of pynetdicom and pydicom, set once when this package is imported.
+
+pynetdicom logs request and response identifiers by default, and pydicom puts offending values into
+its warnings. Both would carry patients' values into logs, so both are switched off here and nowhere
+else. pynetdicom's own messages are replaced by the errors and log events of this package.
+"""
+
+from __future__ import annotations
+
+import logging
+
+import pydicom.config
+import pynetdicom
+from pydicom.uid import UID
+from pynetdicom import _config
+
+MAXIMUM_PDU_BYTES = 131_072
+"""The PDU length that we announce (PS3.8 D.1); DCMTK and what builds on it send up to this."""
+
+
+VERIFICATION = UID("1.2.840.10008.1.1")
+STUDY_ROOT_FIND = UID("1.2.840.10008.5.1.4.1.2.2.1")
+STUDY_ROOT_MOVE = UID("1.2.840.10008.5.1.4.1.2.2.2")
+
+
+def configure() -> None:
+    """Apply the switches; calling it again changes nothing."""
+    _config.LOG_HANDLER_LEVEL = "none"
+    _config.LOG_REQUEST_IDENTIFIERS = False
+    _config.LOG_RESPONSE_IDENTIFIERS = False
+    # Any storage class is taken: what arrives is judged by what was asked for, not by its class.
+    _config.UNRESTRICTED_STORAGE_SERVICE = True
+    # Files are sent as they lie on disk, without decoding.
+    _config.STORE_SEND_CHUNKED_DATASET = True
+    pydicom.config.settings.reading_validation_mode = pydicom.config.IGNORE
+    logger = logging.getLogger(pynetdicom.__name__)
+    logger.addHandler(logging.NullHandler())
+    logger.setLevel(logging.CRITICAL)
+    logger.propagate = False
+
+
+configure()
