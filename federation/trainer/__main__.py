@@ -1,0 +1,49 @@
+"""``python -m federation.trainer FOLDER``: the trainer process.
+
+It reads one line from standard input for each change of the inbox, does the jobs that have no
+result yet in the order of their numbers, and ends with its input. The network is left before torch
+is loaded.
+"""
+
+import argparse
+import json
+import os
+import sys
+from pathlib import Path
+
+from federation.trainer.isolation import interfaces, isolate
+
+
+def main() -> int:
+    """Isolate the process, record how, then serve the inbox."""
+    parser = argparse.ArgumentParser(prog="federation.trainer")
+    parser.add_argument("folder", type=Path)
+    parser.add_argument("--threads", type=int, default=1)
+    parser.add_argument("--device", default="cpu")
+    parser.add_argument("--parent", type=int, default=0)
+    arguments = parser.parse_args()
+    isolation = isolate(arguments.parent)
+
+    from federation.learning.prepared import write_atomically  # loads numpy, which starts threads
+
+    record = {
+        "format": 1,
+        "pid": os.getpid(),
+        "network": isolation.network,
+        "reason": isolation.reason,
+        "interfaces": list(interfaces()),
+        "dies_with_parent": isolation.dies_with_parent,
+        "threads": arguments.threads,
+        "device": arguments.device,
+    }
+    write_atomically(arguments.folder / "process.json", json.dumps(record).encode())
+
+    from federation.trainer.serve import Server  # loads torch, after the record is written
+
+    server = Server(arguments.folder, threads=arguments.threads, device=arguments.device)
+    server.serve(sys.stdin.buffer, sys.stdout.buffer)
+    return 0
+
+
+if __name__ == "__main__":
+    raise SystemExit(main())
