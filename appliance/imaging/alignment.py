@@ -14,7 +14,7 @@ from appliance.imaging.atlas import Atlas, load_atlas
 from appliance.imaging.grid import grid_of, isotropic_ras_grid, resample
 from appliance.imaging.rigid import rigid_matrix
 from appliance.imaging.similarity import joint_correlation, to_bins
-from appliance.imaging.volume import Affine, Mask, Volume, apply_affine
+from appliance.imaging.volume import Affine, Mask, Volume, apply_affine, inverse
 
 Profile = Literal["quick", "full"]
 
@@ -115,7 +115,7 @@ def _brain_points(atlas: Atlas) -> NDArray[np.float64]:
 
 
 def _inside(volume: Volume, points: NDArray[np.float64]) -> Mask:
-    index = apply_affine(np.linalg.inv(volume.affine), points)
+    index = apply_affine(inverse(volume.affine), points)
     return np.asarray(
         np.all((index > -0.5) & (index < np.array(volume.shape) - 0.5), axis=1), dtype=bool
     )
@@ -164,7 +164,7 @@ class _Comparison:
         self._points = np.concatenate([points.T, np.ones((1, len(points)))])
         self._expected = to_bins(atlas.intensity[atlas.used][::step], BINS)
         self._skin = atlas.head[atlas.used][::step].astype(np.float64)
-        self._to_index = np.linalg.inv(head.affine)
+        self._to_index = inverse(head.affine)
         self._limit = np.array(head.shape)[:, None] - 0.5
         self._outline = outline.astype(np.float32)
         self._binned = np.clip(head.data / 1.3 * BINS, 0, BINS - 0.01).astype(np.float32)

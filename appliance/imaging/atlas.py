@@ -103,7 +103,7 @@ def atlas_distance(atlas: Atlas) -> Volume:
 def _drawn(t1: NDArray[np.float32], distance: NDArray[np.float32]) -> NDArray[np.float32]:
     """Fluid to 2 mm, dark skull to 7 mm, bright scalp to the skin, air beyond."""
     shells = [distance < 0, distance <= 2.0, distance <= 7.0, distance <= SCALP_MM]
-    values = [t1, np.float32(0.15), np.float32(0.05), np.float32(0.6)]
+    values = [t1, *(np.full_like(t1, grey) for grey in (0.15, 0.05, 0.6))]
     return np.asarray(np.select(shells, values, np.float32(0.0)), dtype=np.float32)
 
 

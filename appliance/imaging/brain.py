@@ -13,7 +13,7 @@ from appliance.imaging.alignment import Alignment, Profile, align_atlas, head_im
 from appliance.imaging.atlas import atlas_distance, load_atlas
 from appliance.imaging.grid import grid_of, resample
 from appliance.imaging.itk import itk_threads
-from appliance.imaging.volume import Mask, Volume
+from appliance.imaging.volume import Mask, Volume, inverse
 
 STEP_MM: dict[Profile, float] = {"quick": 2.0, "full": 1.5}
 """Voxel size at which the mask is fitted."""
@@ -69,7 +69,7 @@ def fit_brain(volume: Volume, *, profile: Profile = "full", threads: int = 1) ->
         alignment = align_atlas(volume, profile)
     step = STEP_MM[profile]
     head = head_image(volume, step)
-    back = np.linalg.inv(alignment.matrix)
+    back = inverse(alignment.matrix)
     distance = resample(atlas_distance(load_atlas(2.0)), grid_of(head), matrix=back, fill=99.0).data
     smooth = _fitted(head, distance, step)
     fine = resample(head.with_data(smooth), grid_of(volume)).data > 0.5

@@ -6,7 +6,6 @@ import itertools
 from dataclasses import dataclass
 from typing import Literal
 
-import nibabel as nib
 import numpy as np
 from numpy.typing import NDArray
 from scipy import ndimage
@@ -19,6 +18,8 @@ from appliance.imaging.volume import (
     Mask,
     Volume,
     apply_affine,
+    inverse,
+    nib,
     spacing_of,
 )
 
@@ -152,7 +153,7 @@ def resample(
         The image on `grid`.
     """
     to_moving = np.eye(4) if matrix is None else np.asarray(matrix, dtype=np.float64)
-    index = np.linalg.inv(volume.affine) @ to_moving @ grid.affine
+    index = inverse(volume.affine) @ to_moving @ grid.affine
     if interpolation == "nearest":
         data = _nearest(volume.data, index, grid.shape, fill)
         return Volume(data, grid.affine)

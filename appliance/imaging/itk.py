@@ -6,16 +6,23 @@ here works in RAS and (X, Y, Z). Source: ITK Software Guide, section "Image orie
 
 from __future__ import annotations
 
+import importlib
 import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from typing import Any
 
 import numpy as np
-import SimpleITK as sitk
 
 from appliance.errors import ImageRefused
 from appliance.imaging.volume import Affine, Array, Volume
+
+sitk: Any = importlib.import_module("SimpleITK")
+"""SimpleITK, which carries no type annotations."""
+
+Image = Any
+Transform = Any
 
 FLIP = np.diag([-1.0, -1.0, 1.0, 1.0])
 """RAS to LPS and back."""
@@ -43,7 +50,7 @@ def itk_threads(count: int) -> Iterator[None]:
             sitk.ProcessObject.SetGlobalDefaultNumberOfThreads(before)
 
 
-def to_itk(volume: Volume, kind: type[np.generic] = np.float32) -> sitk.Image:
+def to_itk(volume: Volume, kind: type[np.generic] = np.float32) -> Image:
     """An ITK image with the same voxels and place.
 
     Raises:
@@ -61,7 +68,7 @@ def to_itk(volume: Volume, kind: type[np.generic] = np.float32) -> sitk.Image:
     return image
 
 
-def from_itk(image: sitk.Image) -> Volume:
+def from_itk(image: Image) -> Volume:
     """The volume of a three-dimensional ITK image."""
     direction = np.array(image.GetDirection()).reshape(3, 3)
     affine = np.eye(4)
@@ -71,7 +78,7 @@ def from_itk(image: sitk.Image) -> Volume:
     return Volume(np.ascontiguousarray(data), FLIP @ affine)
 
 
-def to_itk_transform(matrix: Affine) -> sitk.AffineTransform:
+def to_itk_transform(matrix: Affine) -> Transform:
     """An ITK affine transform (LPS) of a RAS matrix; both map fixed points to moving points."""
     lps = FLIP @ matrix @ FLIP
     transform = sitk.AffineTransform(3)
@@ -80,7 +87,7 @@ def to_itk_transform(matrix: Affine) -> sitk.AffineTransform:
     return transform
 
 
-def from_itk_transform(transform: sitk.Transform) -> Affine:
+def from_itk_transform(transform: Transform) -> Affine:
     """The 4 x 4 RAS matrix of any linear ITK transform, found by mapping four points.
 
     Raises:

@@ -6,17 +6,16 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 import numpy as np
-import SimpleITK as sitk
 from numpy.typing import NDArray
 from scipy import ndimage
 
 from appliance.errors import ImageRefused
 from appliance.imaging.alignment import Profile
-from appliance.imaging.grid import Grid, grid_of, isotropic_ras_grid, resample
-from appliance.imaging.itk import FLIP, from_itk_transform, itk_threads, save_matrix, to_itk
+from appliance.imaging.grid import Grid, grid_of, resample
+from appliance.imaging.itk import FLIP, from_itk_transform, itk_threads, save_matrix, sitk, to_itk
 from appliance.imaging.rigid import rigid_matrix
 from appliance.imaging.similarity import entropy_correlation
-from appliance.imaging.volume import Affine, Volume, apply_affine
+from appliance.imaging.volume import Affine, Volume, apply_affine, inverse
 
 LEVELS_MM: dict[Profile, tuple[float, ...]] = {"quick": (6.0, 3.0), "full": (6.0, 3.0, 1.5)}
 """Voxel sizes of the resolution levels, coarse to fine."""
@@ -184,7 +183,7 @@ def _agreement(
     points: NDArray[np.float64], values: NDArray[np.float32], moving: Volume, matrix: Affine
 ) -> tuple[float, float]:
     """Entropy correlation times covered share, and the covered share."""
-    index = apply_affine(np.linalg.inv(moving.affine) @ matrix, points).T
+    index = apply_affine(inverse(moving.affine) @ matrix, points).T
     top = np.array(moving.shape)[:, None] - 0.5
     inside = np.all((index > -0.5) & (index < top), axis=0)
     share = float(inside.mean())
@@ -234,8 +233,8 @@ def _judged(
             step = [0.0, 0.0, 0.0]
             step[axis] = sign
             offset = (step[0], step[1], step[2])
-            for moved in (rigid_matrix(offset, (0, 0, 0), centre), rigid_matrix((0, 0, 0), offset)):
-                nearby.append(_agreement(points, values, moving, matrix @ moved)[0])
+            moves = (rigid_matrix(offset, (0, 0, 0), centre), rigid_matrix((0, 0, 0), offset))
+            nearby += [_agreement(points, values, moving, matrix @ move)[0] for move in moves]
     peak = 1.0 - float(np.mean(nearby)) / best if best > 0 else 0.0
     converged = best > max(nearby)
     quality = best if converged else best / 2.0

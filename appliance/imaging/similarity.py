@@ -54,7 +54,7 @@ def to_bins(values: FloatArray, bins: int) -> NDArray[np.intp]:
     if high <= low:
         return np.zeros(flat.size, dtype=np.intp)
     scaled = (flat - low) / (high - low) * bins
-    return np.clip(scaled, 0, bins - 1).astype(np.intp)
+    return np.asarray(np.clip(scaled, 0, bins - 1), dtype=np.intp)
 
 
 def _entropy(probabilities: FloatArray) -> float:

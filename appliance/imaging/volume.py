@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib
 import math
 import os
 import tempfile
@@ -9,11 +10,15 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import nibabel as nib
 import numpy as np
 from numpy.typing import NDArray
 
 from appliance.errors import ImageRefused
+
+nib: Any = importlib.import_module("nibabel")
+"""nibabel, whose functions carry no type annotations."""
+
+Nifti = Any
 
 Array = NDArray[Any]
 Affine = NDArray[np.float64]
@@ -80,6 +85,11 @@ def spacing_of(affine: Affine) -> tuple[float, float, float]:
     return (float(x), float(y), float(z))
 
 
+def inverse(matrix: Affine) -> Affine:
+    """The inverse of a 4 x 4 matrix, float64."""
+    return np.asarray(np.linalg.inv(matrix), dtype=np.float64)
+
+
 def apply_affine(matrix: Affine, points: Array) -> NDArray[np.float64]:
     """Map points (..., 3) through a 4 x 4 matrix."""
     return np.asarray(points @ matrix[:3, :3].T + matrix[:3, 3], dtype=np.float64)
@@ -116,7 +126,7 @@ def load_volume(path: Path) -> Volume:
     return Volume(data, np.asarray(image.affine, dtype=np.float64))
 
 
-def _voxels(image: Any) -> Array:
+def _voxels(image: Nifti) -> Array:
     """Voxel values: stored integers where there is no scaling, float32 otherwise."""
     slope, inter = image.header.get_slope_inter()
     unscaled = slope in (None, 1.0) and inter in (None, 0.0)

@@ -1,0 +1,126 @@
+"""Taking the face out of a head image, and proof that the brain was not touched."""
+
+from __future__ import annotations
+
+import numpy as np
+from numpy.typing import NDArray
+from scipy import ndimage
+
+from appliance.errors import ImageRefused, StageFailed
+from appliance.imaging.alignment import Alignment, align_atlas
+from appliance.imaging.atlas import atlas_distance, load_atlas
+from appliance.imaging.grid import Grid, grid_of, resample, same_grid
+from appliance.imaging.volume import Mask, Volume, inverse
+
+BROW = (78.0, 16.0)
+"""MNI (y, z) in mm of a point in front of the frontal pole, above the brows: on the cut plane."""
+
+THROAT = (-10.0, -72.0)
+"""MNI (y, z) in mm of a point below the pons: on the cut plane."""
+
+MARGIN_MM = 4.0
+"""Voxels this close to the brain mask or to the laid-over atlas brain always stay."""
+
+EAR_MM = 17.0
+"""At the sides, below the brain's middle, what is farther from the brain than this goes as well."""
+
+
+def deface(volume: Volume, mask: Volume, *, alignment: Alignment | None = None) -> Volume:
+    """Remove face, jaw and ears; keep the brain with a margin, skull, scalp and neck behind.
+
+    Everything in front of and below a plane from above the brows to below the pons (in MNI space,
+    laid over the image), and the ears, gets the image's lowest value, except what is nearer than
+    4 mm to the brain mask or to the atlas brain. The result is checked before it is returned.
+
+    Args:
+        volume: A head image.
+        mask: Its brain mask on the same grid.
+        alignment: Where the atlas lies (`fit_brain` gives it); found anew when left out.
+
+    Returns:
+        The image without face, same type and grid.
+
+    Raises:
+        ImageRefused: the mask is empty or on another grid.
+        StageFailed: the check found a changed brain voxel or a voxel left in the face region.
+    """
+    if not same_grid(grid_of(volume), grid_of(mask)):
+        raise ImageRefused("the brain mask stands on another grid than the image")
+    brain = mask.data > 0
+    if not brain.any():
+        raise ImageRefused("the brain mask is empty: without it the face cannot be told apart")
+    laid = alignment or align_atlas(volume, "quick")
+    region = face_region(grid_of(volume), laid) & ~near(brain, mask.spacing, MARGIN_MM)
+    data = volume.data.copy()
+    data[region] = volume.data.min()
+    result = volume.with_data(data)
+    verify_defaced(volume, result, brain, region)
+    return result
+
+
+def face_region(grid: Grid, alignment: Alignment) -> Mask:
+    """Where face, jaw and ears are expected, brain margin left out.
+
+    Args:
+        grid: The image's grid.
+        alignment: Where the atlas lies in it.
+
+    Returns:
+        (X, Y, Z), true where voxels have to go.
+    """
+    back = inverse(alignment.matrix)
+    index_to_mni = back @ grid.affine
+    axes = [np.arange(n, dtype=np.float32) for n in grid.shape]
+    x, y, z = (_coordinate(index_to_mni[row], axes) for row in range(3))
+    slope = (BROW[1] - THROAT[1]) / (BROW[0] - THROAT[0])
+    below = z < BROW[1] + slope * (y - BROW[0])
+    front = y > THROAT[0]
+    distance = resample(atlas_distance(load_atlas(2.0)), grid, matrix=back, fill=99.0).data
+    face = below & front & (distance > MARGIN_MM)
+    ears = (np.abs(x) > 60.0) & (z < 10.0) & (distance > EAR_MM)
+    return np.asarray(face | ears, dtype=bool)
+
+
+def near(mask: Mask, spacing: tuple[float, float, float], reach_mm: float) -> Mask:
+    """The mask and everything within `reach_mm` of it."""
+    boxes = ndimage.find_objects(mask.astype(np.uint8))
+    if not boxes:
+        return mask.copy()
+    margin = [int(np.ceil(reach_mm / step)) + 1 for step in spacing]
+    box = tuple(
+        slice(max(0, part.start - m), min(n, part.stop + m))
+        for part, m, n in zip(boxes[0], margin, mask.shape, strict=True)
+    )
+    result = np.zeros_like(mask)
+    result[box] = ndimage.distance_transform_edt(~mask[box], sampling=spacing) <= reach_mm
+    return result
+
+
+def verify_defaced(before: Volume, after: Volume, brain: Mask, region: Mask) -> None:
+    """Check that the brain is unchanged and that nothing is left in the region.
+
+    Raises:
+        StageFailed: a brain voxel changed, or a voxel of the region kept another value than the
+            image's lowest.
+    """
+    changed = int((before.data[brain] != after.data[brain]).sum())
+    if changed:
+        raise StageFailed(f"defacing changed {changed} voxels of the brain: nothing was written")
+    left = int((after.data[region] != before.data.min()).sum())
+    if left:
+        raise StageFailed(f"defacing left {left} voxels of the face: nothing was written")
+
+
+def removed_ml(before: Volume, after: Volume) -> float:
+    """Volume in ml of voxels that were not background and are gone after defacing."""
+    low = before.data.min()
+    return float(((before.data > low) & (after.data == low)).sum()) * before.voxel_ml
+
+
+def _coordinate(row: NDArray[np.float64], axes: list[NDArray[np.float32]]) -> NDArray[np.float32]:
+    """One MNI coordinate of all voxels, float32, broadcast over (X, Y, Z)."""
+    i, j, k = (np.float32(factor) * axis for factor, axis in zip(row[:3], axes, strict=True))
+    return np.asarray(
+        i[:, None, None] + j[None, :, None] + k[None, None, :] + np.float32(row[3]),
+        dtype=np.float32,
+    )
