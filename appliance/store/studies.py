@@ -395,6 +395,13 @@ class InstanceStore:
             )
         return True
 
+    def mark_conflict(self, study_key: str, instance_key: str) -> None:
+        """Note that other content came under the UID of an instance that is here."""
+        self._database.execute(
+            "UPDATE instances SET conflict = 1 WHERE study_key = ? AND instance_key = ?",
+            (study_key, instance_key),
+        )
+
     def keys(self, study_key: str) -> set[str]:
         """The keys of all instances that are here."""
         rows = self._database.rows(

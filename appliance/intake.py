@@ -1,0 +1,384 @@
+"""Studies come in: C-FIND by the configured criteria, C-MOVE to the node's own receiver.
+
+The PACS's own list of instances (C-FIND at image level) is the truth that the received ones are
+reconciled with; counters in C-MOVE responses are hints. Results that this node made are neither
+asked for nor counted.
+"""
+
+from __future__ import annotations
+
+import threading
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+from datetime import timedelta
+from pathlib import Path
+
+import structlog
+
+from appliance.errors import ApplianceError, NotFound
+from appliance.home import Home
+from appliance.identity import Identities
+from appliance.pipeline.runner import Observer, back_off_s
+from appliance.pipeline.states import Event, Point, Stage, StageEvent, State
+from appliance.pipeline.work import RECEIVED
+from appliance.settings import PacsSection, Settings
+from appliance.store import Claim, NodeState, Outcome
+from dicom_bridge.errors import DicomBridgeError, PeerError
+from dicom_bridge.net.client import PacsClient
+from dicom_bridge.net.model import InstanceRef, RemoteAE, StudyCriteria, StudyMatch
+from dicom_bridge.net.retrieve import RetrievePolicy, retrieve_study
+
+_log = structlog.get_logger(__name__)
+_PACS_RETRY_S = 30.0
+
+ClientFactory = Callable[[PacsSection], PacsClient]
+
+
+@dataclass(frozen=True, slots=True)
+class Pulled:
+    """What a query brought: studies that matched, new ones, known ones with late instances."""
+
+    matched: int
+    added: int
+    late: int = 0
+
+
+def criteria_of(pacs: PacsSection) -> StudyCriteria:
+    """The C-FIND keys of a configured PACS."""
+    query = pacs.query
+    return StudyCriteria(
+        modalities=query.modalities,
+        study_date_from=query.study_date_from,
+        study_date_to=query.study_date_to,
+        description=query.description,
+    )
+
+
+def client_for(settings: Settings) -> ClientFactory:
+    """Makes clients that call with the node's AE title."""
+
+    def make(pacs: PacsSection) -> PacsClient:
+        remote = RemoteAE(pacs.ae_title, pacs.host, pacs.port)
+        return PacsClient(remote, calling_ae=settings.dicom.ae_title)
+
+    return make
+
+
+class Spool:
+    """What the receiver asks: the node's inbox (`dicom_bridge.net.intake.Inbox`).
+
+    Only instances that an open fetch expects are wanted. Files and records are named by keyed
+    hashes of the UIDs.
+
+    Args:
+        state: the node's state.
+        home: the node home.
+        identities: names of studies and instances.
+    """
+
+    def __init__(self, state: NodeState, home: Home, identities: Identities) -> None:
+        self._state = state
+        self._home = home
+        self._identities = identities
+        self._mutex = threading.Lock()
+        self._expected: dict[str, frozenset[str]] = {}
+
+    def expect(self, study_key: str, instance_keys: frozenset[str]) -> None:
+        """Take these instances of a study until `done`."""
+        with self._mutex:
+            self._expected[study_key] = instance_keys
+
+    def done(self, study_key: str) -> None:
+        """Take no more instances of a study."""
+        with self._mutex:
+            self._expected.pop(study_key, None)
+
+    def wanted(self, study_uid: str, sop_uid: str) -> bool:
+        """Whether an open fetch expects this instance."""
+        with self._mutex:
+            expected = self._expected.get(self._identities.study_key(study_uid))
+        return expected is not None and self._identities.instance_key(sop_uid) in expected
+
+    def path_for(self, study_uid: str, series_uid: str, sop_uid: str) -> Path:
+        """The instance's final file; its folder exists."""
+        folder = self._home.study(self._identities.study_key(study_uid)) / RECEIVED
+        folder = folder / self._identities.instance_key(series_uid)[:16]
+        folder.mkdir(mode=0o700, parents=True, exist_ok=True)
+        return folder / f"{self._identities.instance_key(sop_uid)}.dcm"
+
+    def recorded(self, study_uid: str, sop_uid: str, sha256: str) -> None:
+        """Record durably that the instance is here."""
+        study_key = self._identities.study_key(study_uid)
+        self._state.instances.record(study_key, self._identities.instance_key(sop_uid), sha256)
+
+    def conflicting(self, study_uid: str, sop_uid: str) -> None:
+        """Record that other content came under the UID of an instance that is here."""
+        study_key = self._identities.study_key(study_uid)
+        self._state.instances.mark_conflict(study_key, self._identities.instance_key(sop_uid))
+
+
+@dataclass(frozen=True, slots=True)
+class IntakeParts:
+    """What the intake works with.
+
+    Attributes:
+        state: the node's state.
+        home: the node home.
+        settings: the node's settings.
+        identities: pseudonyms and vault.
+        spool: the receiver's inbox.
+        client: makes a client for a configured PACS.
+        observer: told at each point of `request` and `receive`.
+        on_received: called when a study is complete.
+        policy: how stubbornly a study is retrieved.
+    """
+
+    state: NodeState
+    home: Home
+    settings: Settings
+    identities: Identities
+    spool: Spool
+    client: ClientFactory
+    observer: Observer = lambda _event: None
+    on_received: Callable[[], None] = lambda: None
+    policy: RetrievePolicy = field(default_factory=lambda: RetrievePolicy(settle_s=1.0))
+
+
+class Intake:
+    """Asks the PACS for studies and fetches them, one after the other."""
+
+    def __init__(self, parts: IntakeParts) -> None:
+        self._parts = parts
+        self._state = parts.state
+        self._wake = threading.Event()
+        self._polled = threading.Event()
+        self._listed: dict[str, int] = {}
+        self._clients: dict[str, PacsClient] = {}
+        self.problem = ""
+
+    @property
+    def polled(self) -> bool:
+        """Whether every PACS has answered a query since the start."""
+        return self._polled.is_set()
+
+    def wake(self) -> None:
+        """Look for studies to fetch now."""
+        self._wake.set()
+
+    def client(self, pacs: PacsSection) -> PacsClient:
+        """The one client of a PACS (its requests wait for each other)."""
+        if pacs.name not in self._clients:
+            self._clients[pacs.name] = self._parts.client(pacs)
+        return self._clients[pacs.name]
+
+    def pacs(self, name: str) -> PacsSection:
+        """A configured PACS; an empty name means the first one that is queried.
+
+        Raises:
+            NotFound: no such PACS.
+        """
+        for pacs in self._parts.settings.pacs:
+            if pacs.name == name or (not name and "query" in pacs.role):
+                return pacs
+        raise NotFound("no [[pacs]] of the settings has this name")
+
+    def run(self, stop: threading.Event) -> None:
+        """Query and fetch until `stop` is set."""
+        intake = self._parts.settings.intake
+        next_poll = time.monotonic() + (0.0 if intake.on_start else intake.every_s)
+        while not stop.is_set():
+            self._wake.clear()
+            if time.monotonic() >= next_poll:
+                ok = self.poll_all()
+                wait = intake.every_s if ok else min(_PACS_RETRY_S, intake.every_s)
+                next_poll = time.monotonic() + wait
+            if self.fetch_next(stop):
+                continue
+            self._wake.wait(timeout=max(0.05, min(1.0, next_poll - time.monotonic())))
+
+    def poll_all(self) -> bool:
+        """Query every PACS; False where one did not answer."""
+        problems = []
+        for pacs in self._parts.settings.query_pacs():
+            try:
+                self.poll(pacs)
+            except DicomBridgeError as error:
+                problems.append(f"{pacs.name}: {error}")
+                _log.warning("pacs_query_failed", pacs=pacs.name, cause=type(error).__name__)
+        self.problem = "; ".join(problems)
+        if not problems:
+            self._polled.set()
+        return not problems
+
+    def poll(self, pacs: PacsSection, keys: Sequence[str] = ()) -> Pulled:
+        """Query one PACS and enter what is new.
+
+        Args:
+            pacs: the PACS.
+            keys: only these studies; empty takes all that match.
+
+        Raises:
+            DicomBridgeError: the PACS does not answer, or refuses.
+        """
+        matches = self.client(pacs).find_studies(criteria_of(pacs))
+        added = late = 0
+        for match in matches:
+            newcomer = self._parts.identities.newcomer(match, pacs.name)
+            if keys and newcomer.study_key not in keys:
+                continue
+            known = self._state.studies.find(newcomer.study_key)
+            if known is None:
+                self._parts.identities.keep(match, pacs.name)
+                added += self._state.studies.add(newcomer)
+            elif known.state not in (State.FOUND, State.REQUESTED, State.WITHDRAWN):
+                late += self._note_late(pacs, match, newcomer.study_key)
+        _log.info("pacs_queried", pacs=pacs.name, matched=len(matches), added=added, late=late)
+        self._wake.set()
+        return Pulled(len(matches), added, late)
+
+    def _note_late(self, pacs: PacsSection, match: StudyMatch, study_key: str) -> bool:
+        """Whether the PACS now lists instances that it did not list at the fetch."""
+        if match.instances is None or self._listed.get(study_key) == match.instances:
+            return False
+        refs = self._wanted(self.client(pacs).find_instances(match.StudyInstanceUID), study_key)
+        self._listed[study_key] = match.instances
+        here = self._state.instances.keys(study_key)
+        name = self._parts.identities.instance_key
+        missing = sum(name(ref.SOPInstanceUID) not in here for ref in refs)
+        if missing != self._state.studies.get(study_key).late:
+            self._state.studies.note_late(study_key, missing)
+            self._state.activity.record("study.late", {"study": study_key, "instances": missing})
+        return missing > 0
+
+    def _wanted(self, refs: Sequence[InstanceRef], study_key: str) -> list[InstanceRef]:
+        """Without the modalities that are not fetched and without this node's own results."""
+        allowed = self._parts.settings.intake.instance_modalities
+        name = self._parts.identities.result_uid
+        ours = {
+            name(study_key, result.model_id, "sop")
+            for result in self._state.results.select(study_key=study_key)
+        }
+        return [
+            ref
+            for ref in refs
+            if ref.SOPInstanceUID not in ours
+            and (not allowed or not ref.Modality or ref.Modality in allowed)
+        ]
+
+    def fetch_next(self, stop: threading.Event) -> bool:
+        """Fetch the next study that waits for it; False where none does."""
+        claim = self._state.studies.claim((Stage.REQUEST, Stage.RECEIVE))
+        if claim is None:
+            return False
+        started = time.monotonic()
+        step = self._request if claim.stage is Stage.REQUEST else self._receive
+        try:
+            step(claim, stop, started)
+        except PeerError as error:
+            self._failed(claim, str(error), passing=True)
+        except (DicomBridgeError, ApplianceError) as error:
+            self._failed(claim, str(error))
+        except OSError as error:
+            self._failed(claim, f"the disk refused ({error.strerror})")
+        return True
+
+    def _list(self, claim: Claim) -> tuple[str, list[InstanceRef]]:
+        key = claim.study.study_key
+        original = self._parts.identities.original(key)
+        client = self.client(self.pacs(original.pacs))
+        refs = client.find_instances(original.study.StudyInstanceUID)
+        if original.study.instances is not None:
+            self._listed[key] = original.study.instances
+        return original.study.StudyInstanceUID, self._wanted(refs, key)
+
+    def _request(self, claim: Claim, stop: threading.Event, started: float) -> None:
+        del stop
+        key = claim.study.study_key
+        self._tell(claim, Point.CLAIMED)
+        _, refs = self._list(claim)
+        limit = self._parts.settings.intake.max_instances_per_study
+        if not refs or len(refs) > limit:
+            words = (
+                "no instance of the wanted modalities" if not refs else f"over {limit} instances"
+            )
+            self._state.studies.stop(claim, Event.REFUSE, f"the PACS lists {words}")
+            return
+        self._tell(claim, Point.WRITTEN)
+        self._state.studies.note_expected(key, len(refs))
+        self._tell(claim, Point.RENAMED)
+        outcome = Outcome(facts={"series": len({ref.SeriesInstanceUID for ref in refs})})
+        self._state.studies.finish(claim, outcome, seconds=time.monotonic() - started)
+        self._tell(claim, Point.COMMITTED)
+
+    def _receive(self, claim: Claim, stop: threading.Event, started: float) -> None:
+        key = claim.study.study_key
+        self._tell(claim, Point.CLAIMED)
+        study_uid, refs = self._list(claim)
+        names = {
+            ref.SOPInstanceUID: self._parts.identities.instance_key(ref.SOPInstanceUID)
+            for ref in refs
+        }
+        self._forget_lost(key)
+        self._parts.spool.expect(key, frozenset(names.values()))
+
+        def received() -> set[str]:
+            here = self._state.instances.keys(key)
+            return {uid for uid, name in names.items() if name in here}
+
+        pacs = self.pacs(self._parts.identities.original(key).pacs)
+        try:
+            report = retrieve_study(
+                self.client(pacs),
+                received,
+                study_uid,
+                self._parts.settings.dicom.ae_title,
+                expected=refs,
+                policy=self._parts.policy,
+            )
+        finally:
+            self._parts.spool.done(key)
+        if stop.is_set():
+            return
+        self._tell(claim, Point.WRITTEN)
+        conflicts = self._state.instances.conflicts(key)
+        if conflicts:
+            words = f"{conflicts} instances came twice with different content: ask the PACS"
+            self._state.studies.stop(claim, Event.REFUSE, words)
+            return
+        if not report.complete:
+            self._failed(claim, report.words)
+            return
+        self._tell(claim, Point.RENAMED)
+        outcome = Outcome(facts={"instances": len(refs)}, detail=report.words)
+        self._state.studies.finish(claim, outcome, seconds=time.monotonic() - started)
+        self._tell(claim, Point.COMMITTED)
+        self._parts.on_received()
+
+    def _forget_lost(self, study_key: str) -> None:
+        """Drop records whose files are gone (a study that is fetched once more)."""
+        folder = self._parts.home.study(study_key) / RECEIVED
+        present = {path.stem for path in folder.rglob("*.dcm")}
+        lost = self._state.instances.keys(study_key) - present
+        if lost:
+            self._state.instances.forget(study_key, lost)
+
+    def _failed(self, claim: Claim, reason: str, *, passing: bool = False) -> None:
+        """Repeat later; what is not a passing fault of the PACS is quarantined in the end."""
+        policy = self._parts.settings.retry
+        if claim.attempt >= policy.attempts and not passing:
+            words = f"{claim.stage} failed {claim.attempt} times: {reason}"
+            self._state.studies.stop(claim, Event.REFUSE, words)
+        else:
+            moment = self._state.clock() + timedelta(seconds=back_off_s(claim.attempt, policy))
+            self._state.studies.stop(claim, Event.FAIL, reason, not_before=moment)
+        _log.warning(
+            "fetch_stopped",
+            study=claim.study.study_key,
+            stage=str(claim.stage),
+            attempt=claim.attempt,
+            reason=reason,
+        )
+
+    def _tell(self, claim: Claim, point: Point) -> None:
+        self._parts.observer(StageEvent(claim.study.study_key, claim.stage, point))
