@@ -7,7 +7,7 @@ from pathlib import Path
 
 from pydicom.dataset import Dataset
 
-from dicom_bridge.seg.model import MANUFACTURER, RESEARCH, Code
+from dicom_bridge.seg.model import MANUFACTURER, Code
 from dicom_bridge.seg.read import open_seg, read_code
 
 EXPERT_TYPES = frozenset({"MANUAL", "SEMIAUTOMATIC"})
@@ -48,8 +48,7 @@ def is_own_result(dataset: Dataset) -> bool:
         str(dataset.get(keyword) or "").strip().casefold()
         for keyword in ("Manufacturer", "ManufacturerModelName")
     }
-    description = str(dataset.get("SeriesDescription") or "").strip().upper()
-    return MANUFACTURER in makers or description.startswith(f"{RESEARCH} ")
+    return MANUFACTURER in makers
 
 
 def is_expert(path: Path, policy: ExpertPolicy) -> tuple[bool, str]:

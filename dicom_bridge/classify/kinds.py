@@ -1,0 +1,113 @@
+"""The closed vocabulary of series kinds, and what is said about a series."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from enum import StrEnum
+from pathlib import Path
+
+
+class SeriesKind(StrEnum):
+    """What a series shows; values are BIDS suffixes where BIDS has one."""
+
+    T1W = "T1w"
+    T1W_CE = "T1wCE"
+    T2W = "T2w"
+    FLAIR = "FLAIR"
+    PDW = "PDw"
+    DWI = "DWI"
+    ADC = "ADC"
+    SWI = "SWI"
+    BOLD = "BOLD"
+    CT = "CT"
+    LOCALISER = "localiser"
+    DERIVED = "derived"
+    SECONDARY_CAPTURE = "secondary-capture"
+    SEG = "SEG"
+    RTSTRUCT = "RTSTRUCT"
+    SR = "SR"
+    OTHER = "other"
+
+
+@dataclass(frozen=True, slots=True)
+class Classification:
+    """What a series is, and why.
+
+    Attributes:
+        kind: from the closed vocabulary.
+        confidence: 0 to 1; below 0.6 the acquisition and the description contradict each other or
+            nothing speaks for the kind.
+        rule: name of the rule that decided, from a closed vocabulary.
+        body_part: "head", "unknown", or the name of another body part (closed vocabulary).
+        body_part_ok: whether the series may be of the head.
+        dimension: "2D", "3D" or "" where unknown.
+        plane: "axial", "coronal", "sagittal" or "" where unknown or mixed.
+        corrected: whether the scanner's distortion correction was applied.
+    """
+
+    kind: SeriesKind
+    confidence: float
+    rule: str
+    body_part: str = "unknown"
+    body_part_ok: bool = True
+    dimension: str = ""
+    plane: str = ""
+    corrected: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class SeriesFiles:
+    """One series of a study on disk.
+
+    Attributes:
+        SeriesInstanceUID: original (identifying).
+        SeriesNumber: as written, 0 where absent.
+        files: in the order of their names (identifying side).
+        classification: what it is.
+        instances: files.
+        slices: images: frames of multi-frame instances counted one by one.
+        own_result: whether it is a SEG that clinode wrote as a result.
+    """
+
+    SeriesInstanceUID: str = field(repr=False)
+    SeriesNumber: int
+    files: tuple[Path, ...] = field(repr=False)
+    classification: Classification
+    instances: int
+    slices: int
+    own_result: bool = False
+
+    @property
+    def kind(self) -> SeriesKind:
+        """From the closed vocabulary."""
+        return self.classification.kind
+
+    @property
+    def confidence(self) -> float:
+        """0 to 1."""
+        return self.classification.confidence
+
+    @property
+    def rule(self) -> str:
+        """Name of the rule that decided."""
+        return self.classification.rule
+
+    @property
+    def dimension(self) -> str:
+        """The acquisition's "2D" or "3D", "" where unknown."""
+        return self.classification.dimension
+
+
+@dataclass(frozen=True, slots=True)
+class StudyScan:
+    """All series in a folder.
+
+    Attributes:
+        series: by SeriesNumber.
+        unreadable: files that are no readable DICOM instance.
+        studies: distinct StudyInstanceUIDs seen.
+    """
+
+    series: tuple[SeriesFiles, ...]
+    unreadable: tuple[Path, ...] = field(repr=False)
+    studies: int
