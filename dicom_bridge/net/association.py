@@ -15,6 +15,7 @@ from pynetdicom.association import Association
 from pynetdicom.presentation import PresentationContext
 
 from dicom_bridge.errors import AssociationRejected, PeerError, PeerUnreachable
+from dicom_bridge.net.guard import GuardedSocket
 from dicom_bridge.net.model import RemoteAE, Timeouts
 from dicom_bridge.net.stack import MAXIMUM_PDU_BYTES
 from dicom_bridge.net.words import Rejection, describe_rejection
@@ -29,15 +30,10 @@ class Link:
     timeouts: Timeouts
 
 
-def set_no_delay(connection: socket.socket) -> None:
-    """Switch Nagle's algorithm off: DIMSE alternates small messages, each would wait for an ACK."""
-    connection.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
-
-
 def _on_open(event: evt.Event) -> None:
     transport = event.assoc.dul.socket
     if transport is not None and transport.socket is not None:
-        set_no_delay(transport.socket)
+        transport.socket = GuardedSocket.over(transport.socket)
 
 
 @contextmanager

@@ -24,7 +24,6 @@ from pynetdicom.dimse_messages import DIMSEMessage
 from pynetdicom.pdu_primitives import P_DATA
 from pynetdicom.transport import ThreadedAssociationServer
 
-from dicom_bridge.net.association import set_no_delay
 from dicom_bridge.net.stack import MAXIMUM_PDU_BYTES
 
 _HEADER_BYTES = 6
@@ -52,6 +51,16 @@ class GuardedSocket(socket.socket):
     _body: memoryview | None = None
     _given: int = 0
     _deadline: float = 0.0
+
+    @classmethod
+    def over(cls, plain: socket.socket) -> GuardedSocket:
+        """Take over a connected socket and switch Nagle's algorithm off.
+
+        DIMSE alternates small messages, and each would wait for the last one's acknowledgement.
+        """
+        guarded = cls(plain.family, plain.type, plain.proto, fileno=plain.detach())
+        guarded.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+        return guarded
 
     def recv(self, bufsize: int, flags: int = 0, /) -> bytes:
         """Up to ``bufsize`` bytes of the current PDU.
@@ -124,9 +133,7 @@ class GuardedServer(ThreadedAssociationServer):
         if self.socket is None:
             raise OSError("the server is closed")
         plain, address = self.socket.accept()
-        guarded = GuardedSocket(plain.family, plain.type, plain.proto, fileno=plain.detach())
-        set_no_delay(guarded)
-        return guarded, address
+        return GuardedSocket.over(plain), address
 
     def shutdown(self) -> None:
         """End the accept loop and close the listening socket."""

@@ -247,9 +247,10 @@ def write_durably(path: Path, write: Callable[[_HashingWriter], None]) -> str:
     Raises:
         OSError: it could not be written whole.
     """
-    with path.open("wb", buffering=0) as out:
+    with path.open("wb") as out:
         writer = _HashingWriter(out)
         write(writer)
+        out.flush()
         os.fdatasync(out.fileno())
     return writer.digest.hexdigest()
 

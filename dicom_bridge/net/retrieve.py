@@ -220,13 +220,14 @@ class _Job:
     def _move_part(self, series_uid: str, uids: tuple[str, ...]) -> MoveOutcome:
         target = MoveTarget(self._study, series_uid, uids)
         outcome = self._client.move_instances(target, self._destination, watch=self._watch)
-        self._judge(outcome)
+        # A PACS that does not take lists may answer them with any failure: only single ones count.
+        self._judge(outcome, final=len(uids) == 1)
         return outcome
 
-    def _judge(self, outcome: MoveOutcome) -> None:
+    def _judge(self, outcome: MoveOutcome, *, final: bool = True) -> None:
         if not outcome.ok:
             self._cause = outcome.words
-        if is_permanent_move_failure(outcome.status):
+        if final and is_permanent_move_failure(outcome.status):
             raise PeerFailure(outcome.words, status=outcome.status)
 
     def _settle(self, refs: Sequence[InstanceRef], *, admitted: int) -> None:

@@ -50,6 +50,8 @@ _C_MOVE: dict[int, str] = {
     0xAA00: "none of the requested frames exist in the instance",
     0xAA04: "the PACS finds the request invalid",
     0xB000: "finished, but some instances could not be sent; they are asked for again",
+    0xC000: "the PACS could not process the request; most often it does not know the move "
+    "destination: ask the PACS administrator to add our AE title with our host and port",
     0xFE00: "cancelled; what had arrived before is kept",
 }
 
