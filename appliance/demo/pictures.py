@@ -14,9 +14,9 @@ from PIL import Image
 from scipy import ndimage
 
 from appliance.demo.outcome import Picture
-from appliance.imaging.volume import load_volume
-from dicom_bridge.convert import convert_series
-from dicom_bridge.errors import DataRefused
+from appliance.imaging.grid import Grid, resample
+from appliance.imaging.volume import Volume, load_volume
+from dicom_bridge.convert import Converted, convert_series
 from dicom_bridge.seg import read_seg
 
 EXPERT_COLOUR = (230, 159, 0)
@@ -46,8 +46,8 @@ def draw_picture(files: ReadBack, work: Path) -> Picture:
     """
     converted = convert_series(files.flair, work / "flair.nii.gz", work=work / "convert")
     volume = load_volume(converted.image)
-    expert = _mask(files.expert, converted, volume.data.shape)
-    model = _mask(files.model, converted, volume.data.shape)
+    expert = _mask(files.expert, converted, volume)
+    model = _mask(files.model, converted, volume)
     spacing = np.linalg.norm(volume.affine[:3, :3], axis=0)
     slice_axis = int(np.argmax(spacing))
     number = best_slice(expert, model, slice_axis)
@@ -80,20 +80,17 @@ def best_slice(expert: NDArray[np.bool_], model: NDArray[np.bool_], axis: int) -
     return int(np.argmax(counts)) if counts.any() else expert.shape[axis] // 2
 
 
-def _mask(path: Path | None, converted: object, shape: tuple[int, ...]) -> NDArray[np.bool_]:
+def _mask(path: Path | None, converted: Converted, volume: Volume) -> NDArray[np.bool_]:
+    """All segments of a segmentation object on the image's grid."""
     if path is None:
-        return np.zeros(shape, dtype=bool)
-    source = getattr(converted, "source")  # noqa: B009
-    content = read_seg(path, source)
-    mask = np.zeros(shape, dtype=bool)
+        return np.zeros(volume.data.shape, dtype=bool)
+    content = read_seg(path, converted.source)
+    union = np.zeros(content.segments[0].mask.shape, dtype=np.uint8)
     for segment in content.segments:
-        if segment.mask.shape != shape:
-            raise DataRefused(
-                f"a segmentation has the grid {segment.mask.shape}, its series {shape}: "
-                "the two do not belong together"
-            )
-        mask |= segment.mask > 0
-    return mask
+        union |= segment.mask
+    grid = Grid(volume.data.shape, volume.affine)
+    placed = resample(Volume(union, content.affine), grid, interpolation="nearest")
+    return np.asarray(placed.data > 0)
 
 
 def overlay(
