@@ -103,7 +103,9 @@ class Identity:
         Each string is to be found nowhere outside the identified zone. Dates are DICOM dates
         (YYYYMMDD); a search should try their common spellings.
         """
-        physicians = tuple(n.split("^")[0] for n in (self.referring, self.performing, self.operator))
+        physicians = tuple(
+            n.split("^")[0] for n in (self.referring, self.performing, self.operator)
+        )
         return {
             "names": (self.family, self.given, *physicians),
             "ids": (

@@ -26,7 +26,7 @@ class Sequence:
         acquisition: MRAcquisitionType.
         tr_ms: RepetitionTime in ms.
         te_ms: EchoTime in ms.
-        ti_ms: InversionTime in ms.
+        ti_ms: Inversion (or preparation) time in ms; in the header only where "IR" is scanned.
         flip_deg: FlipAngle in degrees.
         echo_train: EchoTrainLength.
         bandwidth_hz: PixelBandwidth in Hz per pixel.

@@ -90,7 +90,7 @@ def make_bend(rng: np.random.Generator) -> Bend:
     affine[:3, :3] = np.diag(scale)
     affine[0, 1], affine[0, 2], affine[1, 2] = shear
     origin = np.array([-130.0, -156.0, -182.0])
-    control = rng.normal(0.0, 2.6, (11, 12, 13, 3))
+    control = rng.normal(0.0, 3.4, (11, 12, 13, 3))
     widening = float(np.clip(rng.normal(0.12, 0.16), -0.15, 0.45))
     return Bend(affine, control, origin, widening)
 
