@@ -35,6 +35,7 @@ class Acquisition:
         agent: whether the header says that a contrast agent was given.
         b_value: highest diffusion b-value, s/mm2.
         echo_times: distinct echo times.
+        time_points: temporal positions that the header announces.
         planes: distinct slice planes among the images.
         dimension: "2D", "3D" or "".
         body_part: BodyPartExamined, or the anatomic region's meaning, upper case.
@@ -54,6 +55,7 @@ class Acquisition:
     agent: bool
     b_value: float
     echo_times: int
+    time_points: int
     planes: tuple[str, ...]
     dimension: str
     body_part: str
@@ -143,6 +145,7 @@ def acquisition(headers: Sequence[Dataset]) -> Acquisition:
         agent=values.agent(),
         b_value=max((_b_value(header) for header in sample), default=0.0),
         echo_times=len(_echo_times(sample)),
+        time_points=max(_time_points(header) for header in sample),
         planes=_planes(sample),
         dimension=str(first.get("MRAcquisitionType") or "").upper(),
         body_part=values.body_part(),
@@ -228,6 +231,15 @@ def _b_value(header: Dataset) -> float:
         groups = (functional_group(header, index, "MRDiffusionSequence") for index in frames)
         return max((number(g.get("DiffusionBValue")) or 0.0 for g in groups if g), default=0.0)
     return number(header.get("DiffusionBValue")) or 0.0
+
+
+def _time_points(header: Dataset) -> int:
+    announced = number(header.get("NumberOfTemporalPositions")) or 1
+    if header.get("SOPClassUID") in MULTI_FRAME:
+        last = int(header.get("NumberOfFrames") or 1) - 1
+        content = functional_group(header, last, "FrameContentSequence") or Dataset()
+        announced = max(announced, number(content.get("TemporalPositionIndex")) or 1)
+    return int(announced)
 
 
 def _echo_times(headers: Sequence[Dataset]) -> set[float]:

@@ -18,7 +18,7 @@ SAYS_NOTHING = frozenset({"", "UNKNOWN", "OTHER", "NONE", "N/A", "NA", "UNDEFINE
 OTHER_PARTS: tuple[tuple[str, str], ...] = (
     (
         "spine",
-        r"\w*spine\w*|cspine|lspine|tspine|lumbar\w*|cervical\w*|thoracic\w*|sacr\w*|lws|bws",
+        r"\w*spine\w*|lumbar\w*|cervical\w*|thoracic\w*|sacr\w*|lws|bws|hws",
     ),
     ("prostate", r"prostat\w*"),
     ("knee", r"knee\w*|knie\w*|patella\w*"),

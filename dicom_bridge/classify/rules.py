@@ -163,7 +163,7 @@ def has(seen: Acquisition, pattern: str) -> bool:
 
 
 def special_rule(seen: Acquisition) -> Guess | None:
-    """Localisers, derived images, diffusion, function and other images that are no plain contrast."""
+    """Localisers, derived images, diffusion, function and others that are no plain contrast."""
     kinds = seen.image_type
     if "LOCALIZER" in kinds or has(
         seen, r"loc|local|localizer|localiser|scout|survey|3 ?plane|3pl|plan ?scan|aahead scout"
@@ -190,6 +190,8 @@ def special_rule(seen: Acquisition) -> Guess | None:
         return SeriesKind.OTHER, "angiography"
     if has(seen, r"field ?map\w*|gre field mapping|b0 ?map|b1 ?map|fmap"):
         return SeriesKind.OTHER, "field-map"
+    if seen.time_points > 1:
+        return (SeriesKind.BOLD if "T2" in kinds else SeriesKind.OTHER), "time-series"
     if "METABOLITE_MAP" in kinds or has(seen, r"spectro\w*|csi|svs|press"):
         return SeriesKind.OTHER, "spectroscopy"
     return None
