@@ -15,7 +15,7 @@ from dicom_bridge.seg.model import (
     SegSegment,
     SegWritten,
 )
-from dicom_bridge.seg.read import read_seg, referenced_series
+from dicom_bridge.seg.read import read_seg, read_seg_alone, referenced_series
 from dicom_bridge.seg.write import write_seg
 
 __all__ = [
@@ -35,6 +35,7 @@ __all__ = [
     "is_expert",
     "is_own_result",
     "read_seg",
+    "read_seg_alone",
     "referenced_series",
     "write_seg",
 ]

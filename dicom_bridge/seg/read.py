@@ -73,7 +73,65 @@ def read_seg(path: Path, source: SourceSeries) -> SegContent:
     dataset = open_seg(path, pixels=True)
     if referenced_series_of(dataset) != source.SeriesInstanceUID:
         raise SegRefused("the SEG refers to another series than the one given")
-    geometry = source.geometry
+    return _read_onto(dataset, source.geometry, source.SeriesInstanceUID)
+
+
+def read_seg_alone(path: Path) -> SegContent:
+    """Read a SEG onto the grid that its own frames span, without its series.
+
+    The grid reaches from the first to the last slice that has a frame.
+
+    Raises:
+        SegRefused: no SEG, frames that are not parallel or not evenly apart, or damaged.
+    """
+    dataset = open_seg(path, pixels=True)
+    items = dataset.get("ReferencedSeriesSequence") or [Dataset()]
+    return _read_onto(dataset, own_grid(dataset), str(items[0].get("SeriesInstanceUID", "")))
+
+
+def own_grid(dataset: Dataset) -> VolumeGeometry:
+    """The grid that a SEG's frames span.
+
+    Raises:
+        SegRefused: frames that are not parallel or not evenly apart.
+    """
+    frames = int(dataset.get("NumberOfFrames") or 1)
+    if not 1 <= frames <= MAX_SEG_FRAMES:
+        raise SegRefused(f"the SEG announces {frames} frames: not read")
+    grids = [frame_grid(dataset, index) for index in range(frames)]
+    first = grids[0]
+    if max(float(np.max(np.abs(grid[:3, :3] - first[:3, :3]))) for grid in grids) > 1e-3:
+        raise SegRefused("the SEG's frames are not parallel")
+    normal = first[:3, 2]
+    heights = np.array([float(grid[:3, 3] @ normal) for grid in grids])
+    distance = _slice_distance(dataset, heights)
+    count = int(np.rint((heights.max() - heights.min()) / distance)) + 1
+    affine = grids[int(np.argmin(heights))].copy()
+    affine[:3, 2] = normal * distance
+    return VolumeGeometry(
+        affine=affine,
+        shape=(int(dataset.Columns), int(dataset.Rows), count),
+        sop_instance_uids=(),
+        frame_numbers=(),
+    )
+
+
+def _slice_distance(dataset: Dataset, heights: FloatArray) -> float:
+    steps = np.diff(np.unique(np.round(heights, 3)))
+    measures = functional_group(dataset, 0, "PixelMeasuresSequence") or Dataset()
+    for keyword in ("SpacingBetweenSlices", "SliceThickness"):
+        distance = float(measures.get(keyword) or 0)
+        if distance > 0 and np.all(np.abs(steps / distance - np.rint(steps / distance)) < 0.02):
+            return distance
+    if steps.size == 0:
+        return 1.0
+    distance = float(steps.min())
+    if np.any(np.abs(steps / distance - np.rint(steps / distance)) > 0.02):
+        raise SegRefused("the SEG's slices are not evenly apart")
+    return distance
+
+
+def _read_onto(dataset: Dataset, geometry: VolumeGeometry, series_uid: str) -> SegContent:
     pixels = seg_pixels(dataset)
     kind = str(dataset.get("SegmentationType", ""))
     segments = _descriptions(dataset)
@@ -95,7 +153,7 @@ def read_seg(path: Path, source: SourceSeries) -> SegContent:
         creator=str(dataset.get("ContentCreatorName", "") or ""),
         manufacturer=str(dataset.get("Manufacturer", "") or ""),
         series_description=str(dataset.get("SeriesDescription", "") or ""),
-        ReferencedSeriesInstanceUID=source.SeriesInstanceUID,
+        ReferencedSeriesInstanceUID=series_uid,
         SOPInstanceUID=str(dataset.get("SOPInstanceUID", "")),
     )
 
