@@ -349,6 +349,7 @@ class Intake:
         if not report.complete:
             self._failed(claim, report.words)
             return
+        self._remove_strangers(key, frozenset(names.values()))
         self._tell(claim, Point.RENAMED)
         outcome = Outcome(facts={"instances": len(refs)}, detail=report.words)
         self._state.studies.finish(claim, outcome, seconds=time.monotonic() - started)
@@ -362,6 +363,12 @@ class Intake:
         lost = self._state.instances.keys(study_key) - present
         if lost:
             self._state.instances.forget(study_key, lost)
+
+    def _remove_strangers(self, study_key: str, expected: frozenset[str]) -> None:
+        """Remove files of the spool that the PACS does not list, and unfinished ones."""
+        for path in (self._parts.home.study(study_key) / RECEIVED).rglob("*"):
+            if path.is_file() and (path.suffix != ".dcm" or path.stem not in expected):
+                path.unlink()
 
     def _failed(self, claim: Claim, reason: str, *, passing: bool = False) -> None:
         """Repeat later; what is not a passing fault of the PACS is quarantined in the end."""

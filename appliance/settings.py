@@ -200,7 +200,10 @@ class LabelsSection(Section):
 
     creators: tuple[str, ...] = ()
     """ContentCreatorName values that are accepted; empty accepts every creator but clinode."""
-    codes: dict[str, int] = {"SCT:52988006": 1}
+    codes: dict[
+        Annotated[str, Field(pattern=r"\A[A-Za-z0-9_.-]{1,16}:[A-Za-z0-9_.-]{1,16}\z")],
+        Annotated[int, Field(ge=1, le=255)],
+    ] = {"SCT:52988006": 1}
     """Local label: ``SCHEME:VALUE`` of the segmented property type, to the value in the masks."""
 
 

@@ -14,6 +14,10 @@ from federation.canonical import JSON
 RECEIVED = "received"
 STAGES = "stages"
 TEMPORARY = ".tmp"
+SOURCE_PREFIX = "source-"
+"""Files of `convert` with original headers; the node moves them into the vault."""
+TREE = "tree"
+"""Folder of `publish` that mirrors ``research/PROJECT``."""
 
 
 @dataclass(frozen=True, slots=True)

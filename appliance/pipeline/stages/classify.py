@@ -1,0 +1,80 @@
+"""received -> classified: which series is the FLAIR, the T1w, an expert's segmentation."""
+
+from __future__ import annotations
+
+from collections import Counter
+from pathlib import Path
+
+from appliance.pipeline.stages.selection import Selection, write_selection
+from appliance.pipeline.work import StageResult, StageWork
+from appliance.settings import LabelsSection
+from dicom_bridge.classify import SeriesKind, StudyScan, scan_study, select_inputs
+from dicom_bridge.errors import DataRefused
+from dicom_bridge.seg.expert import ExpertPolicy, is_expert
+
+
+def run(work: StageWork) -> StageResult:
+    """Read headers, name the series, pick the inputs and the labels.
+
+    Raises:
+        DataRefused: unreadable instances, no wanted series, or an ambiguous choice.
+    """
+    scan = scan_study(work.received)
+    if scan.unreadable:
+        raise DataRefused(
+            f"{len(scan.unreadable)} instances cannot be read (truncated or no DICOM): "
+            "ask the PACS for them again"
+        )
+    wanted = [SeriesKind(kind) for kind in work.settings.imaging.inputs]
+    chosen = select_inputs(scan, wanted)
+    if not chosen:
+        names = ", ".join(work.settings.imaging.inputs)
+        raise DataRefused(f"the study has none of the wanted series ({names})")
+    labels, notes = expert_segmentations(scan, policy_of(work.settings.labels))
+    inputs = {
+        kind.value: tuple(_relative(path, work) for path in series.files)
+        for kind, series in chosen.items()
+    }
+    write_selection(work, Selection(inputs, tuple(_relative(path, work) for path in labels), notes))
+    kinds = Counter(series.kind.value for series in scan.series)
+    return StageResult(
+        inputs=tuple(sorted(inputs)),
+        facts={
+            "series_kinds": dict(sorted(kinds.items())),
+            "rules": {kind.value: series.rule for kind, series in chosen.items()},
+        },
+        detail=", ".join(f"{count} {kind}" for kind, count in sorted(kinds.items())),
+    )
+
+
+def policy_of(labels: LabelsSection) -> ExpertPolicy:
+    """Which segmentations count as an expert's, from the settings."""
+    codes = frozenset((scheme, value) for scheme, value in map(_code, labels.codes))
+    return ExpertPolicy(creators=frozenset(labels.creators), codes=codes)
+
+
+def _code(text: str) -> tuple[str, str]:
+    scheme, _, value = text.partition(":")
+    return scheme, value
+
+
+def expert_segmentations(
+    scan: StudyScan, policy: ExpertPolicy
+) -> tuple[list[Path], tuple[str, ...]]:
+    """The accepted SEG files of a study, and why the others were passed over."""
+    accepted: list[Path] = []
+    notes: list[str] = []
+    for series in scan.series:
+        if series.kind is not SeriesKind.SEG:
+            continue
+        for path in series.files:
+            expert, words = is_expert(path, policy)
+            if expert:
+                accepted.append(path)
+            else:
+                notes.append(words)
+    return accepted, tuple(notes)
+
+
+def _relative(path: Path, work: StageWork) -> str:
+    return path.relative_to(work.received).as_posix()

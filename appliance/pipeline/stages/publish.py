@@ -1,0 +1,89 @@
+"""checked -> ready: the case's files under their BIDS names, for the one crossing by rename.
+
+The worker writes them below ``tree/`` in its temporary folder, as they will lie below
+``research/PROJECT``; the node renames the session folders into place.
+"""
+
+from __future__ import annotations
+
+import gzip
+import json
+from pathlib import Path
+from typing import Any
+
+import nibabel
+
+from appliance.errors import StageFailed
+from appliance.pipeline.stages.convert import LABEL_FILE
+from appliance.pipeline.states import Stage
+from appliance.pipeline.work import TREE, StageResult, StageWork
+from appliance.research import CaseFiles, sidecar
+from federation.canonical import JSON
+
+GZIP_LEVEL = 1
+_TEXT_FIELDS = ("descrip", "aux_file", "db_name", "intent_name", "data_type")
+
+
+def run(work: StageWork) -> StageResult:
+    """Compress images, masks and labels under their final names, with side-cars.
+
+    Raises:
+        StageFailed: an image carries header text or an extension, and must not cross.
+    """
+    files = CaseFiles(work.subject, work.session)
+    tree = work.out / TREE
+    defaced, registered = work.of(Stage.DEFACE), work.of(Stage.REGISTER)
+    count = 0
+    for kind in work.settings.imaging.inputs:
+        image = defaced / f"{kind}.nii"
+        if not image.exists():
+            continue
+        count += 1
+        target = tree / files.image(kind)
+        compress(image, target)
+        _copy(work.of(Stage.DEIDENTIFY) / f"{kind}.json", sidecar(target))
+        mask = tree / files.mask(kind)
+        compress(defaced / f"{kind}-brain.nii", mask)
+        _describe(mask, files, kind, {"Type": "Brain"})
+        transform = registered / f"{kind}.txt"
+        if transform.exists():
+            _copy(transform, tree / files.transform(kind))
+    label = work.of(Stage.CONVERT) / LABEL_FILE
+    if label.exists():
+        target = tree / files.label()
+        compress(label, target)
+        _describe(target, files, "FLAIR", {"LabelMap": _label_map(work)})
+    _copy(work.of(Stage.CHECK) / "qc.json", tree / files.qc())
+    return StageResult(detail=f"{count} images published")
+
+
+def compress(source: Path, target: Path) -> None:
+    """Write an uncompressed NIfTI file as ``.nii.gz``, the same bytes for the same input.
+
+    Raises:
+        StageFailed: the header carries text or an extension.
+    """
+    image = nibabel.load(source)
+    header: Any = image.header
+    texts = [bytes(header[name]).strip(b"\x00 ") for name in _TEXT_FIELDS]
+    if any(texts) or len(header.extensions):
+        raise StageFailed("an image carries text in its header: it must not enter research/")
+    target.parent.mkdir(parents=True, exist_ok=True)
+    target.write_bytes(gzip.compress(source.read_bytes(), compresslevel=GZIP_LEVEL, mtime=0))
+
+
+def _describe(path: Path, files: CaseFiles, kind: str, extra: dict[str, JSON]) -> None:
+    """The side-car of a derived image: what it stands on and what it was made from."""
+    reference = "bids:raw:" + files.image(kind).relative_to("bids").as_posix()
+    document: dict[str, JSON] = {"SpatialReference": reference, "Sources": [reference], **extra}
+    text = json.dumps(document, indent=2, sort_keys=True)
+    sidecar(path).write_text(text + "\n", encoding="utf-8")
+
+
+def _label_map(work: StageWork) -> dict[str, JSON]:
+    return {str(value): code for code, value in work.settings.labels.codes.items()}
+
+
+def _copy(source: Path, target: Path) -> None:
+    target.parent.mkdir(parents=True, exist_ok=True)
+    target.write_bytes(source.read_bytes())
