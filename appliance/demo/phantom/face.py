@@ -112,7 +112,7 @@ def _outline(shapes: FaceShapes) -> Mask:
     reach = 86.0 + 25.0 * down * (1.0 - below)
     width = (6.0 + 11.0 * down**1.5) * np.sqrt(np.clip((reach + 2 - y) / 26.0, 0.05, 1.0))
     flesh |= (y > 60) & (y < reach) & (np.abs(x) < width) & (z < -26) & (z > -78)
-    return flesh
+    return np.asarray(flesh, dtype=np.bool_)
 
 
 def _erode(mask: Mask, times: int) -> Mask:
@@ -235,4 +235,4 @@ def _face_region(shapes: FaceShapes, tissue: NDArray[np.uint8]) -> NDArray[np.ui
     x, y, z = np.meshgrid(shapes.x, shapes.y, shapes.z, indexing="ij", sparse=True)
     front = (y > 56.0 + 0.012 * x**2 * 0.5) & (z < -14.0) & (z > -132.0) & (np.abs(x) < 54)
     region = front & (shapes.distance > 8.0) & (tissue != Tissue.AIR)
-    return region.astype(np.uint8)
+    return np.asarray(region, dtype=np.uint8)

@@ -65,7 +65,7 @@ def quantile(quartiles: tuple[float, float, float], u: float) -> float:
     low, middle, high = quartiles
     z = float(ndtri(u))
     ratio = high / middle if z > 0 else middle / low
-    return middle * ratio ** (z / QUARTILE)
+    return float(middle * ratio ** (z / QUARTILE))
 
 
 def lesion_target(load: LesionLoad, index: int, rng: np.random.Generator) -> Target:
@@ -185,22 +185,18 @@ def _centres(
     candidates = np.stack(np.unravel_index(drawn, brain.white.shape), axis=1)
     depth = brain.to_grey.ravel()[drawn]
     taken: list[NDArray[np.intp]] = []
-    reach: list[float] = []
-    used = np.zeros(len(candidates), dtype=bool)
+    slacks = (1.0, 0.6, 0.5)
+    gaps = np.full((len(slacks), len(candidates)), np.inf)
     for radius in radii:
-        need = 0.55 * radius
-        for slack in (1.0, 0.6, 0.0):
-            free = ~used & (depth >= min(need, 4.0) * slack)
-            if taken:
-                gaps = np.linalg.norm(
-                    candidates[:, None, :] - np.array(taken)[None, :, :], axis=2
-                ) * spacing - (np.array(reach) + radius + 1.5) * max(slack, 0.5)
-                free &= gaps.min(axis=1) > 0
-            found = np.flatnonzero(free)
+        for row, slack in enumerate(slacks):
+            deep = depth >= min(0.55 * radius, 4.0) * (slack if slack > 0.5 else 0.0)
+            found = np.flatnonzero(deep & (gaps[row] > (radius + 1.5) * slack))
             if found.size:
-                taken.append(candidates[found[0]])
-                reach.append(float(radius))
-                used[found[0]] = True
+                place = candidates[found[0]]
+                taken.append(place)
+                away = np.sqrt(((candidates - place) ** 2).sum(axis=1)) * spacing
+                for r, s in enumerate(slacks):
+                    np.minimum(gaps[r], away - radius * s, out=gaps[r])
                 break
     return taken
 

@@ -203,10 +203,11 @@ def instance_uid(series_uid: str, number: int) -> str:
 
 def _bytes(dataset: Dataset, encodings: list[str]) -> bytes:
     """A data set in explicit VR little endian."""
-    stream = DicomIO(BytesIO())
+    raw = BytesIO()
+    stream = DicomIO(raw)
     stream.is_little_endian, stream.is_implicit_VR = True, False
     write_dataset(stream, dataset, encodings)
-    return bytes(stream.parent.getvalue())
+    return raw.getvalue()
 
 
 class _Encoder:
@@ -234,10 +235,11 @@ class _Encoder:
         meta.MediaStorageSOPInstanceUID = part.SOPInstanceUID
         meta.TransferSyntaxUID = ExplicitVRLittleEndian
         meta.ImplementationClassUID = IMPLEMENTATION_UID
-        stream = DicomIO(BytesIO())
+        raw = BytesIO()
+        stream = DicomIO(raw)
         stream.is_little_endian, stream.is_implicit_VR = True, False
         write_file_meta_info(stream, meta)
-        pieces = [b"\x00" * 128, b"DICM", stream.parent.getvalue(), self._segments[0]]
+        pieces = [b"\x00" * 128, b"DICM", raw.getvalue(), self._segments[0]]
         for element, segment in zip(part, self._segments[1:], strict=True):
             one = Dataset()
             one.add(element)

@@ -19,7 +19,6 @@ from appliance.demo.phantom.scan import FieldOfView, expose, shake, soften
 from appliance.demo.phantom.styles import Sequence
 from appliance.demo.phantom.warp import (
     Bend,
-    ScanGrid,
     ScanTarget,
     make_bend,
     make_scan_grid,
@@ -34,6 +33,7 @@ FINE_MM = 1.0
 """Voxel size of the template head for full resolution."""
 COARSE_MM = 1.25
 """Voxel size of the template head for half resolution."""
+LABEL_BITS = {"brain": 1, "face": 2, "mimics": 4}
 LESION_SHARE = 0.42
 """A reader outlines a voxel that is lesion to this share or more."""
 
@@ -51,11 +51,11 @@ class _Patient:
 
 @dataclass(frozen=True, slots=True, eq=False)
 class _Scan:
-    """One scan's clean signal and grid."""
+    """One scan's clean signal, and the truth on its grid if it is the FLAIR."""
 
     view: FieldOfView
-    grid: ScanGrid
     signal: Floats
+    masks: dict[str, Volume]
 
 
 def make_study(request: PhantomRequest) -> PhantomStudy:
@@ -78,7 +78,7 @@ def make_study(request: PhantomRequest) -> PhantomStudy:
     before, after = _poses(request.rng("pose"))
     t1w = _scan(request, patient, style.t1w, before)
     flair = _scan(request, patient, style.flair, after)
-    masks = _masks(patient, flair)
+    masks = flair.masks
     stored = {
         name: _develop(request, scan, sequence, identity.patient_name)
         for name, scan, sequence in (("flair", flair, style.flair), ("t1w", t1w, style.t1w))
@@ -160,17 +160,45 @@ def _view(request: PhantomRequest, sequence: Sequence, pose: Affine) -> FieldOfV
 
 
 def _scan(request: PhantomRequest, patient: _Patient, sequence: Sequence, pose: Affine) -> _Scan:
-    """Sample one contrast on its grid."""
+    """Sample one contrast on its grid, and the truth with the FLAIR."""
     view = _view(request, sequence, pose)
     head = patient.head
     target = ScanTarget(head.origin, head.spacing)
     grid = make_scan_grid(view.shape, view.affine, pose, patient.bend, target)
-    if request.fault is Fault.WRONG_BODY_PART:
-        return _Scan(view, grid, knee_signal(view.shape, view.spacing, view.plane))
     is_flair = sequence is request.scanner.flair
     image = patient.signals.flair if is_flair else patient.signals.t1w
-    image = soften(image, view.plane, view.spacing, head.spacing)
-    return _Scan(view, grid, grid.sample([image])[0])
+    images = [soften(image, view.plane, view.spacing, head.spacing)]
+    if is_flair and patient.lesions is not None:
+        cover = np.zeros(head.tissue.shape, np.float32)
+        cover[head.brain_box] = patient.lesions.cover
+        images.append(soften(cover, view.plane, view.spacing, head.spacing))
+    sampled = grid.sample(images, _labels(patient) if is_flair else None)
+    masks = {}
+    if sampled.labels is not None:
+        masks = {
+            name: Volume(((sampled.labels & bit) > 0).astype(np.uint8), view.affine)
+            for name, bit in LABEL_BITS.items()
+        }
+        lesion = sampled.images[1] if len(images) > 1 else np.zeros(view.shape, np.float32)
+        masks["lesions"] = Volume((lesion >= LESION_SHARE).astype(np.uint8), view.affine)
+    signal = sampled.images[0]
+    if request.fault is Fault.WRONG_BODY_PART:
+        signal = knee_signal(view.shape, view.spacing, view.plane)
+        masks = {name: mask.with_data(np.zeros_like(mask.data)) for name, mask in masks.items()}
+    return _Scan(view, signal, masks)
+
+
+def _labels(patient: _Patient) -> NDArray[np.uint8]:
+    """Brain, face and mimics as bits on the template head's box."""
+    head = patient.head
+    out = head.face * np.uint8(LABEL_BITS["face"])
+    part = out[head.brain_box]
+    part += head.brain.mask * np.uint8(LABEL_BITS["brain"])
+    cover = patient.mimics.cover
+    if patient.lesions is not None:
+        cover = cover * (1.0 - patient.lesions.cover)
+    part += (cover >= 0.5) * np.uint8(LABEL_BITS["mimics"])
+    return out
 
 
 def _develop(
@@ -185,25 +213,3 @@ def _develop(
     if request.fault is Fault.BURNED_IN_NAME:
         burn_text(stored, name.replace("^", " "), int(sequence.scale * 1.9))
     return stored
-
-
-def _masks(patient: _Patient, scan: _Scan) -> dict[str, Volume]:
-    """Truth on the FLAIR's grid."""
-    head, view = patient.head, scan.view
-    shape = head.tissue.shape
-    cover = {"lesions": np.zeros(shape, np.float32), "mimics": np.zeros(shape, np.float32)}
-    lesion = patient.lesions.cover if patient.lesions else None
-    free = 1.0 if lesion is None else 1.0 - lesion
-    cover["mimics"][head.brain_box] = patient.mimics.cover * free
-    if lesion is not None:
-        cover["lesions"][head.brain_box] = lesion
-    brain = np.zeros(shape, np.float32)
-    brain[head.brain_box] = head.brain.mask
-    images = [soften(image, view.plane, view.spacing, head.spacing) for image in cover.values()]
-    images += [brain, head.face.astype(np.float32)]
-    limits = {"lesions": LESION_SHARE, "mimics": 0.5, "brain": 0.5, "face": 0.5}
-    sampled = zip(limits.items(), scan.grid.sample(images), strict=True)
-    return {
-        name: Volume((values >= limit).astype(np.uint8), view.affine)
-        for (name, limit), values in sampled
-    }

@@ -6,6 +6,7 @@ patient's own frame, and from there through affine and elastic field to the temp
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from dataclasses import dataclass
 
 import numpy as np
@@ -96,6 +97,14 @@ def make_bend(rng: np.random.Generator) -> Bend:
 
 
 @dataclass(frozen=True, slots=True, eq=False)
+class Sampled:
+    """Images (float32) and labels (uint8) on a scan's grid, axes (I, J, K)."""
+
+    images: list[Floats]
+    labels: NDArray[np.uint8] | None
+
+
+@dataclass(frozen=True, slots=True, eq=False)
 class ScanGrid:
     """Where a scan's voxels lie in template space.
 
@@ -111,38 +120,47 @@ class ScanGrid:
     lattice: Floats
     step: tuple[int, int, int]
 
-    def sample(self, images: list[Floats]) -> list[Floats]:
-        """Values of template images at the scan's voxels, linear, 0 outside.
+    def sample(self, images: list[Floats], labels: NDArray[np.uint8] | None = None) -> Sampled:
+        """Values of template images at the scan's voxels, 0 outside.
 
         Args:
-            images: float32 arrays of one shape, the template head's axes (X, Y, Z).
+            images: float32 arrays of one shape, the template head's axes (X, Y, Z), linear.
+            labels: uint8 array of that shape, nearest neighbour.
 
         Returns:
-            float32 arrays of the scan's shape, axes (I, J, K).
+            Arrays of the scan's shape, axes (I, J, K).
         """
         out = [np.empty(self.shape, dtype=np.float32) for _ in images]
-        tensors = [torch.from_numpy(np.ascontiguousarray(i))[None, None] for i in images]
-        size = np.array(images[0].shape, dtype=np.float32)
+        sources = [(torch.from_numpy(image)[None, None], "bilinear") for image in images]
+        if labels is not None:
+            out.append(np.empty(self.shape, dtype=np.float32))
+            sources.append((torch.from_numpy(labels.astype(np.float32))[None, None], "nearest"))
+        shape = sources[0][0].shape[2:]
+        for start, grid in self._slabs(np.array(shape, dtype=np.float32)):
+            stop = start + grid.shape[1]
+            for (tensor, mode), target in zip(sources, out, strict=True):
+                values = functional.grid_sample(tensor, grid, mode=mode, align_corners=True)
+                target[start:stop] = values[0, 0].numpy()
+        picked = out.pop().astype(np.uint8) if labels is not None else None
+        return Sampled(out, picked)
+
+    def _slabs(self, size: Floats) -> Iterator[tuple[int, torch.Tensor]]:
+        """First column and sampling positions (1, i, J, K, 3) of one slab after the other."""
         unit = torch.from_numpy(self.lattice * (2.0 / (size - 1)) - 1.0)[..., [2, 1, 0]]
-        per_slice = self.shape[1] * self.shape[2]
-        planes = max(1, SLAB_VOXELS // (per_slice * self.step[0]))
+        planes = max(1, SLAB_VOXELS // (self.shape[1] * self.shape[2] * self.step[0]))
         rows = [(n - 1) * s + 1 for n, s in zip(self.lattice.shape, self.step, strict=False)]
         for first in range(0, self.lattice.shape[0] - 1, planes):
             last = min(first + planes, self.lattice.shape[0] - 1)
             start = first * self.step[0]
             if start >= self.shape[0]:
-                break
+                return
             coarse = unit[first : last + 1].permute(3, 0, 1, 2)[None]
             count = (last - first) * self.step[0] + 1
             fine = functional.interpolate(
                 coarse, size=(count, rows[1], rows[2]), mode="trilinear", align_corners=True
             )[0].permute(1, 2, 3, 0)
             stop = min(start + count, self.shape[0])
-            grid = fine[: stop - start, : self.shape[1], : self.shape[2]][None]
-            for tensor, target in zip(tensors, out, strict=True):
-                values = functional.grid_sample(tensor, grid, align_corners=True)
-                target[start:stop] = values[0, 0].numpy()
-        return out
+            yield start, fine[: stop - start, : self.shape[1], : self.shape[2]][None]
 
 
 def make_scan_grid(
