@@ -44,7 +44,7 @@ class ObjectStore:
     def __init__(self, folder: Path) -> None:
         self._folder = folder
         folder.mkdir(parents=True, exist_ok=True)
-        self._locks: dict[str, threading.Lock] = {}
+        self._turns: dict[str, int] = {}
         self._guard = threading.Lock()
 
     def path(self, sha256: str) -> Path:
@@ -118,33 +118,36 @@ class ObjectStore:
                 whole does not have the announced hash (it is thrown away then).
         """
         sha256, size = announced
-        with self._lock(f"{site}/{sha256}"):
-            have, complete = self.arrived(site, sha256)
-            if complete:
-                return have, True
-            part = self._part(site, sha256)
-            part.parent.mkdir(parents=True, exist_ok=True)
-            if have > size:
-                part.unlink()
-                have = 0
-            self._check_space(size - have)
-            with part.open("ab") as stream:
-                for offset, data in chunks:
-                    if offset != have:
-                        raise TransferFailed(f"a chunk at {offset}, expected {have}")
-                    if have + len(data) > size:
-                        raise TransferFailed(f"more bytes than the {size} that were announced")
+        have, complete = self.arrived(site, sha256)
+        if complete:
+            return have, True
+        turn = self._next_turn(f"{site}/{sha256}")
+        part = self._part(site, sha256)
+        part.parent.mkdir(parents=True, exist_ok=True)
+        if have > size:
+            part.unlink()
+            have = 0
+        self._check_space(size - have)
+        with part.open("ab") as stream:
+            for offset, data in chunks:
+                if offset != have:
+                    raise TransferFailed(f"a chunk at {offset}, expected {have}")
+                if have + len(data) > size:
+                    raise TransferFailed(f"more bytes than the {size} that were announced")
+                with self._guard:
+                    if self._turns[f"{site}/{sha256}"] != turn:
+                        raise TransferFailed("the site has begun this upload again")
                     stream.write(data)
                     stream.flush()
-                    have += len(data)
-                os.fsync(stream.fileno())
-            if have < size:
-                return have, False
-            if sha256_file(part) != sha256:
-                part.unlink()
-                raise TransferFailed("the object does not have the announced SHA-256: send it anew")
-            self._keep(part, sha256)
-            return size, True
+                have += len(data)
+            os.fsync(stream.fileno())
+        if have < size:
+            return have, False
+        if sha256_file(part) != sha256:
+            part.unlink()
+            raise TransferFailed("the object does not have the announced SHA-256: send it anew")
+        self._keep(part, sha256)
+        return size, True
 
     def forget_incoming(self, site: str) -> None:
         """Throw a site's unfinished uploads away."""
@@ -166,6 +169,8 @@ class ObjectStore:
         path.replace(final)
         sync_folder(final.parent)
 
-    def _lock(self, key: str) -> threading.Lock:
+    def _next_turn(self, key: str) -> int:
+        """A later try of the same upload ends the earlier one, whose connection may hang."""
         with self._guard:
-            return self._locks.setdefault(key, threading.Lock())
+            self._turns[key] = self._turns.get(key, 0) + 1
+            return self._turns[key]

@@ -8,7 +8,7 @@ import threading
 from collections import deque
 from dataclasses import dataclass
 from datetime import timedelta
-from typing import Final, Never
+from typing import Final
 
 from cryptography import x509
 from cryptography.hazmat.primitives.asymmetric import ec
@@ -156,7 +156,7 @@ class Registry:
 
     def seen(self, site: str, software: str = "") -> None:
         """Remember that a site called."""
-        with self._store.change() as change:
+        with self._store.change(quiet=True) as change:
             fields = {"last_seen": change.now} | ({"software": software[:40]} if software else {})
             change.set("sites", {"name": site}, fields)
 
@@ -179,9 +179,9 @@ class Registry:
             if token.state == "used":
                 if token.key_sha256 == key_sha256 and token.certificate:
                     return token.certificate.encode()
-                self._refuse(token.site, "token used already")
+                raise self._refusal(token.site, "token used already")
             if parse_stamp(token.expires) <= self._clock():
-                self._refuse(token.site, "token expired")
+                raise self._refusal(token.site, "token expired")
             return self._certify(token, key, key_sha256)
 
     def _certify(self, token: TokenRow, key: ec.EllipticCurvePublicKey, key_sha256: str) -> bytes:
@@ -220,9 +220,9 @@ class Registry:
         token = self._store.token(token_id[:32])
         if token is None:
             self._count_stranger()
-            self._refuse("unknown", "token unknown", "the token is not valid")
+            raise self._refusal("unknown", "token unknown", "the token is not valid")
         if token.state == "burned" or token.attempts >= ATTEMPTS_PER_TOKEN:
-            self._refuse(token.site, "token no longer valid")
+            raise self._refusal(token.site, "token no longer valid")
         given = hashlib.sha256(secret).hexdigest()
         if hmac.compare_digest(given, token.secret_sha256):
             return token
@@ -234,7 +234,7 @@ class Registry:
         cause = "wrong secret"
         if attempts >= ATTEMPTS_PER_TOKEN:
             cause = f"wrong secret, {attempts} attempts: token burned"
-        self._refuse(token.site, cause, "the token is not valid")
+        raise self._refusal(token.site, cause, "the token is not valid")
 
     def _count_stranger(self) -> None:
         now = self._clock().timestamp()
@@ -242,9 +242,9 @@ class Registry:
             raise EnrolmentRefused("too many attempts: wait a minute and try again")
         self._strangers.append(now)
 
-    def _refuse(self, site: str, cause: str, words: str = "") -> Never:
+    def _refusal(self, site: str, cause: str, words: str = "") -> EnrolmentRefused:
         self._audit.append(site, "enrolment.refused", site, {"cause": cause})
-        raise EnrolmentRefused(
+        return EnrolmentRefused(
             f"enrolment refused: {words or cause}; ask the coordinator's operator for a new token"
         )
 

@@ -48,6 +48,30 @@ def _ignore(_: str) -> None:
     """The observer of nobody."""
 
 
+class Signal:
+    """Wakes whoever waits for a change of the state."""
+
+    def __init__(self) -> None:
+        self._condition = threading.Condition()
+        self._version = 0
+
+    @property
+    def version(self) -> int:
+        """Grows with every change; read it before looking at the state."""
+        return self._version
+
+    def notify(self) -> None:
+        """Wake everybody."""
+        with self._condition:
+            self._version += 1
+            self._condition.notify_all()
+
+    def wait(self, seen: int, seconds: float) -> None:
+        """Until the version is past ``seen``, at most ``seconds``."""
+        with self._condition:
+            self._condition.wait_for(lambda: self._version > seen, max(0.0, seconds))
+
+
 class Store:
     """All reads and writes of the coordinator's state; safe for several threads.
 
@@ -66,6 +90,7 @@ class Store:
         self._clock = clock
         self._observer = observer or _ignore
         self._lock = threading.RLock()
+        self.signal = Signal()
         self._connection = sqlite3.connect(path, check_same_thread=False, isolation_level=None)
         self._connection.row_factory = sqlite3.Row
         for pragma in ("journal_mode=WAL", "synchronous=FULL", "foreign_keys=ON"):
@@ -92,8 +117,12 @@ class Store:
         return stamp(self._clock())
 
     @contextmanager
-    def change(self) -> Iterator[Change]:
-        """One transaction; the observer sees its transitions before and after the commit."""
+    def change(self, *, quiet: bool = False) -> Iterator[Change]:
+        """One transaction; the observer sees its transitions before and after the commit.
+
+        Args:
+            quiet: wake nobody: nothing changed that somebody waits for.
+        """
         with self._lock:
             self._connection.execute("BEGIN IMMEDIATE")
             change = Change(self._connection, self.now())
@@ -107,6 +136,8 @@ class Store:
             self._connection.execute("COMMIT")
         for point in change.transitions:
             self._observer(f"{point}:entered")
+        if not quiet:
+            self.signal.notify()
 
     def _rows(self, sql: str, values: Sequence[Any] = ()) -> list[sqlite3.Row]:
         with self._lock:
@@ -247,6 +278,7 @@ class Change:
         """A new open task; the same one again changes nothing."""
         fields = {name: getattr(task, name) for name in TaskRow.__slots__}
         fields |= {"state": task.state.value, "body": json.dumps(task.body), "report": None}
+        fields["created_at"] = self.now
         if self._insert("tasks", fields, ignore=True):
             self.transitions.append(f"task:{task.state}")
 

@@ -1,0 +1,297 @@
+"""The coordinator as a whole: make its home, put its parts together, serve until told to stop."""
+
+from __future__ import annotations
+
+import signal
+import threading
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from pathlib import Path
+from types import FrameType
+
+import grpc
+import structlog
+from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
+from cryptography.hazmat.primitives.serialization import (
+    Encoding,
+    NoEncryption,
+    PrivateFormat,
+    load_pem_private_key,
+)
+
+from federation.audit_chain import AuditChain
+from federation.canonical import write_atomically
+from federation.clock import Clock, utc_now
+from federation.coordinator.causes import Cause
+from federation.coordinator.control import ControlService, bind_control
+from federation.coordinator.engine import Engine, EngineParts, Initialiser
+from federation.coordinator.front import FrontSettings, TlsFront
+from federation.coordinator.limits import RefusalLog
+from federation.coordinator.objects import ObjectStore
+from federation.coordinator.records import RunRecords
+from federation.coordinator.registry import Project, Registry
+from federation.coordinator.reports import Reports
+from federation.coordinator.runs import Runs
+from federation.coordinator.servicer import EnrolmentService, FederationService, Gate
+from federation.coordinator.settings import (
+    CoordinatorSettings,
+    Home,
+    control_socket,
+    load_settings,
+    save_settings,
+)
+from federation.coordinator.store import Observer, Store
+from federation.errors import SettingsRefused
+from federation.pki import issue_server, load_pair, make_authority, save_key
+from federation.plan import SignedPlan
+from federation.trainer import InitialiseJob, Trainer, TrainerResources
+from federation.wire.federation_pb2_grpc import (
+    add_EnrolmentServicer_to_server,
+    add_FederationServicer_to_server,
+)
+from federation.wire.guard import Guard, MessageRecorder, admit_everybody
+
+WORKERS = 96
+"""Threads of the federation's gRPC server: long polls hold one each."""
+_log = structlog.get_logger(__name__)
+
+
+def init_coordinator(
+    home: Path, settings: CoordinatorSettings, *, clock: Clock = utc_now
+) -> CoordinatorSettings:
+    """Make a coordinator's home: authority, certificates, plan-signing key, settings.
+
+    A home that has its authority keeps it, whatever else is missing: it is never made anew.
+
+    Raises:
+        SettingsRefused: the home belongs to another project.
+    """
+    paths = Home(home)
+    home.mkdir(parents=True, exist_ok=True)
+    paths.keys.mkdir(mode=0o700, exist_ok=True)
+    if paths.settings.exists() and load_settings(paths.settings).project != settings.project:
+        raise SettingsRefused("this home belongs to another project: take another folder")
+    now = clock()
+    if not paths.authority.exists():
+        authority = make_authority(settings.project, now)
+        save_key(paths.authority_key, authority.key)
+        write_atomically(paths.authority, authority.certificate_pem())
+    authority = load_pair(paths.authority_key, paths.authority)
+    server = issue_server(authority, settings.project, (settings.host, "localhost"), now)
+    save_key(paths.server_key, server.key)
+    write_atomically(paths.server, server.certificate_pem())
+    chain = server.certificate_pem() + authority.certificate_pem()
+    write_atomically(paths.enrolment_chain, chain)
+    if not paths.plan_key.exists():
+        pem = Ed25519PrivateKey.generate().private_bytes(
+            Encoding.PEM, PrivateFormat.PKCS8, NoEncryption()
+        )
+        write_atomically(paths.plan_key, pem, mode=0o600)
+    save_settings(paths.settings, settings)
+    return settings
+
+
+def trainer_initialiser(plan: SignedPlan, out: Path, work: Path) -> None:
+    """Make a plan's initial weights in a trainer process: the coordinator itself loads no torch."""
+    with Trainer(work, TrainerResources(threads=1)) as trainer:
+        trainer.initialise(InitialiseJob(plan.plan, out))
+
+
+@dataclass(frozen=True, slots=True)
+class CoordinatorOptions:
+    """What a caller may replace.
+
+    Attributes:
+        observer: sees every transition.
+        capture: folder that gets every serialised message, None for none.
+        initialiser: makes initial weights.
+        clock: wall clock.
+    """
+
+    observer: Observer | None = None
+    capture: Path | None = None
+    initialiser: Initialiser = trainer_initialiser
+    clock: Clock = utc_now
+
+
+class Coordinator:
+    """A running coordinator.
+
+    Args:
+        home: a folder that :func:`init_coordinator` made.
+        options: what is replaced, mostly by tests.
+
+    Raises:
+        SettingsRefused: the home is not complete.
+    """
+
+    def __init__(self, home: Path, options: CoordinatorOptions | None = None) -> None:
+        options = options or CoordinatorOptions()
+        self.home = Home(home)
+        self.settings = load_settings(self.home.settings)
+        self._options = options
+        self.audit = AuditChain(self.home.audit, options.clock)
+        self.store = Store(self.home.state, options.clock, options.observer)
+        self.objects = ObjectStore(self.home.objects)
+        self.registry = Registry(
+            self.store,
+            self.audit,
+            load_pair(self.home.authority_key, self.home.authority),
+            self._project(),
+            options.clock,
+        )
+        self._records = RunRecords(self.home.runs, self.store, self.objects)
+        self.engine = Engine(
+            EngineParts(
+                store=self.store,
+                objects=self.objects,
+                records=self._records,
+                audit=self.audit,
+                initialiser=options.initialiser,
+                clock=options.clock,
+                work=self.home.work,
+                patience_s=self.settings.patience_s,
+            )
+        )
+        self._servers: list[grpc.Server] = []
+        self._front: TlsFront | None = None
+
+    @property
+    def control_path(self) -> Path:
+        """The control socket."""
+        return control_socket(self.home.folder)
+
+    def start(self) -> None:
+        """Serve: federation, enrolment, control, and the engine."""
+        bind = self.settings.bind or self.settings.host
+        backend = self.home.folder / "work"
+        backend.mkdir(parents=True, exist_ok=True)
+        self._front = self._start_federation(bind)
+        self._start_enrolment(bind)
+        runs = Runs(
+            self.store, self.registry, self.engine, self._records, self._plan_key(), self.audit
+        )
+        self._servers.append(
+            bind_control(ControlService(runs, self.settings, self._front), self.control_path)
+        )
+        self.engine.start()
+        self.audit.append("system", "coordinator.started", self.settings.project)
+        _log.info("coordinator_started", project=self.settings.project)
+
+    def stop(self) -> None:
+        """End everything in order; what is under way continues at the next start."""
+        for server in self._servers:
+            server.stop(0.5).wait()
+        if self._front is not None:
+            self._front.stop()
+        self.engine.stop()
+        self._records.close()
+        self.audit.append("system", "coordinator.stopped", self.settings.project)
+        self.store.close()
+        self.audit.close()
+        self.control_path.unlink(missing_ok=True)
+
+    def _project(self) -> Project:
+        settings = self.settings
+        return Project(
+            name=settings.project,
+            enrolment_address=settings.address(settings.enrolment_port),
+            federation_address=settings.address(settings.federation_port),
+            token_hours=settings.token_hours,
+        )
+
+    def _recorder(self) -> MessageRecorder | None:
+        capture = self._options.capture
+        return MessageRecorder(capture) if capture is not None else None
+
+    def _start_federation(self, bind: str) -> TlsFront:
+        log = RefusalLog(self.audit, self._options.clock)
+        backend = control_socket(self.home.folder).with_suffix(".backend")
+        backend.unlink(missing_ok=True)
+
+        def refused(cause: Cause, address: str) -> None:
+            log.refused(cause.value, address)
+
+        front = TlsFront(
+            FrontSettings(
+                host=bind,
+                port=self.settings.federation_port,
+                certificate=self.home.server,
+                key=self.home.server_key,
+                authority=self.home.authority,
+            ),
+            backend,
+            refused,
+        )
+        gate = Gate(front, self.registry, self.audit)
+        reports = Reports(self.store, self.objects, self.audit, self.settings.update_norm_ratio)
+        service = FederationService(
+            gate, self.store, self.registry, (self.objects, reports), self._options.clock
+        )
+        server = grpc.server(
+            ThreadPoolExecutor(WORKERS, thread_name_prefix="federation"),
+            interceptors=[Guard(gate, self._recorder())],
+            options=(("grpc.max_receive_message_length", 4 << 20),),
+        )
+        add_FederationServicer_to_server(service, server)
+        server.add_insecure_port(f"unix:{backend}")
+        server.start()
+        self._servers.append(server)
+        front.start()
+        return front
+
+    def _start_enrolment(self, bind: str) -> None:
+        credentials = grpc.ssl_server_credentials(
+            [(self.home.server_key.read_bytes(), self.home.enrolment_chain.read_bytes())]
+        )
+        server = grpc.server(
+            ThreadPoolExecutor(4, thread_name_prefix="enrolment"),
+            interceptors=[Guard(admit_everybody, self._recorder())],
+            options=(("grpc.max_receive_message_length", 64 << 10), ("grpc.so_reuseport", 0)),
+            maximum_concurrent_rpcs=16,
+        )
+        add_EnrolmentServicer_to_server(EnrolmentService(self.registry), server)
+        address = f"[{bind}]" if ":" in bind else bind
+        server.add_secure_port(f"{address}:{self.settings.enrolment_port}", credentials)
+        server.start()
+        self._servers.append(server)
+
+    def _plan_key(self) -> Ed25519PrivateKey:
+        key = load_pem_private_key(self.home.plan_key.read_bytes(), None)
+        if not isinstance(key, Ed25519PrivateKey):
+            raise SettingsRefused(f"{self.home.plan_key.name} holds no Ed25519 key")
+        return key
+
+
+def run_coordinator(
+    home: Path,
+    observer: Observer | None = None,
+    *,
+    capture: Path | None = None,
+    initialiser: Initialiser = trainer_initialiser,
+    ready: Callable[[], None] | None = None,
+) -> None:
+    """Serve until SIGTERM or SIGINT; called from the main thread.
+
+    Args:
+        home: a folder that :func:`init_coordinator` made.
+        observer: sees every transition.
+        capture: folder that gets every message as serialised before TLS; None for none.
+        initialiser: makes initial weights.
+        ready: called once everything listens.
+    """
+    options = CoordinatorOptions(observer=observer, capture=capture, initialiser=initialiser)
+    stopping = threading.Event()
+
+    def stop(_: int, __: FrameType | None) -> None:
+        stopping.set()
+
+    for number in (signal.SIGTERM, signal.SIGINT):
+        signal.signal(number, stop)
+    coordinator = Coordinator(home, options)
+    coordinator.start()
+    if ready is not None:
+        ready()
+    stopping.wait()
+    coordinator.stop()

@@ -1,0 +1,210 @@
+"""What becomes of a site's report: checked, recorded once, answered in words."""
+
+from __future__ import annotations
+
+import json
+import math
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any, Final
+
+import structlog
+
+from federation.audit_chain import AuditChain
+from federation.coordinator.objects import ObjectStore
+from federation.coordinator.schema import TaskRow
+from federation.coordinator.states import TASK_ENDS, TaskState
+from federation.coordinator.store import Change, Store
+from federation.coordinator.update_check import check_update, check_weight
+from federation.errors import RequestRefused, UpdateRefused
+from federation.plan import SignedPlan
+from federation.wire import federation_pb2 as pb
+
+MAX_WORDS: Final = 300
+MAX_METRICS: Final = 256
+_log = structlog.get_logger(__name__)
+
+
+@dataclass(frozen=True, slots=True)
+class Ending:
+    """How a task ends.
+
+    Attributes:
+        state: DONE, REFUSED or FAILED.
+        words: why, or "".
+        report: what is kept of the report.
+    """
+
+    state: TaskState
+    words: str
+    report: Mapping[str, Any]
+
+
+def plain_words(text: str) -> str:
+    """A site's words as they may be shown: printable, one line, bounded."""
+    shown = "".join(c if c.isprintable() else " " for c in text)
+    return " ".join(shown.split())[:MAX_WORDS]
+
+
+class Reports:
+    """Takes reports of tasks.
+
+    Args:
+        store: the coordinator's state.
+        objects: where the updates lie.
+        audit: the coordinator's log.
+        norm_ratio: see :func:`federation.coordinator.update_check.check_update`.
+    """
+
+    def __init__(
+        self, store: Store, objects: ObjectStore, audit: AuditChain, norm_ratio: float
+    ) -> None:
+        self._store = store
+        self._objects = objects
+        self._audit = audit
+        self._norm_ratio = norm_ratio
+
+    def take(self, site: str, report: pb.TaskReport) -> tuple[bool, str]:
+        """Record a report.
+
+        Returns:
+            Whether it counts, and words: why not.
+
+        Raises:
+            RequestRefused: the task is not this site's, or was never given out.
+        """
+        task = self._store.task(report.task_id)
+        if task is None or task.site != site:
+            raise RequestRefused("there is no such task of this site")
+        if task.state in TASK_ENDS:
+            return task.state is TaskState.DONE, task.words or _late(task)
+        if task.state is TaskState.OPEN:
+            raise RequestRefused("the task has not been given to this site yet: ask for it first")
+        ending = self._judge(task, report)
+        with self._store.change() as change:
+            row = change.execute("SELECT state FROM tasks WHERE task_id = ?", (task.task_id,))
+            if TaskState(row.fetchone()["state"]) in TASK_ENDS:
+                return False, "the task ended while the report was being checked"
+            change.task(task.task_id, ending.state, words=ending.words, report=dict(ending.report))
+            if task.kind == "offer":
+                _join(change, task, ending)
+        _log.info("task_ended", task=task.task_id, state=ending.state.value)
+        detail = {"kind": task.kind, "state": ending.state.value, "words": ending.words}
+        self._audit.append(site, "task.reported", task.task_id, detail)
+        return ending.state is TaskState.DONE, ending.words
+
+    def _judge(self, task: TaskRow, report: pb.TaskReport) -> Ending:
+        kept: dict[str, Any] = {"times": _times(report.times)}
+        if report.outcome != pb.OUTCOME_DONE:
+            refused = report.outcome == pb.OUTCOME_REFUSED
+            state = TaskState.REFUSED if refused else TaskState.FAILED
+            return Ending(state, plain_words(report.words) or "no reason was given", kept)
+        try:
+            if task.kind == "offer":
+                kept |= self._summary(task, report)
+            elif task.kind == "train":
+                kept |= self._update(task, report)
+            elif task.kind == "evaluate":
+                kept["metrics"] = _metrics(report)
+            elif task.kind == "publish":
+                kept["counts"] = _counts(report.counts)
+        except UpdateRefused as error:
+            return Ending(TaskState.REFUSED, str(error), kept)
+        return Ending(TaskState.DONE, "", kept)
+
+    def _summary(self, task: TaskRow, report: pb.TaskReport) -> dict[str, Any]:
+        plan = SignedPlan.from_json(self._store.run(task.run_id).signed_plan).plan
+        needed = plan.privacy.minimum_training_cases
+        summary = report.summary
+        if summary.training < needed:
+            raise UpdateRefused(
+                f"{summary.training} training cases, the plan asks for at least {needed}"
+            )
+        names = ("training", "validation", "test", "unlabelled")
+        return {
+            "summary": {
+                **{name: int(getattr(summary, name)) for name in names},
+                "dataset_hash": plain_words(summary.dataset_hash)[:64],
+            }
+        }
+
+    def _update(self, task: TaskRow, report: pb.TaskReport) -> dict[str, Any]:
+        """Check an update and give what is kept of it."""
+        if len(report.payloads) != 1 or report.payloads[0].kind != pb.PAYLOAD_KIND_UPDATE:
+            raise UpdateRefused("the report does not name exactly one update")
+        payload = report.payloads[0]
+        if payload.update_kind != pb.UPDATE_KIND_PLAIN:
+            raise UpdateRefused("the update is of another kind than the plain one asked for")
+        joined = {row.site: row for row in self._store.run_sites(task.run_id)}
+        available = int(joined[task.site].summary.get("training", 0))
+        check_weight(report.cases, available)
+        if not self._objects.has(payload.sha256):
+            raise RequestRefused("the update has not arrived whole yet: send it first")
+        model = next(p for p in task.body["payloads"] if p["kind"] == pb.PAYLOAD_KIND_WEIGHTS)
+        facts = check_update(
+            self._objects.path(payload.sha256),
+            self._objects.path(model["sha256"]),
+            norm_ratio=self._norm_ratio,
+        )
+        return {
+            "update": payload.sha256,
+            "size": payload.size,
+            "cases": report.cases,
+            "patches": report.patches,
+            "loss": report.loss if math.isfinite(report.loss) else None,
+            "norm": facts.norm,
+            "global_norm": facts.global_norm,
+        }
+
+
+def _late(task: TaskRow) -> str:
+    return "too late: the round went on without it" if task.state is TaskState.EXPIRED else ""
+
+
+def _join(change: Change, task: TaskRow, ending: Ending) -> None:
+    joined = ending.state is TaskState.DONE
+    fields: dict[str, object] = {
+        "state": "joined" if joined else "rejected",
+        "words": ending.words,
+        "decided_at": change.now,
+    }
+    if joined:
+        fields["summary"] = json.dumps(ending.report["summary"])
+    change.set("run_sites", {"run_id": task.run_id, "site": task.site}, fields)
+
+
+def _times(times: pb.TaskTimes) -> dict[str, float]:
+    def bounded(value: float) -> float:
+        return value if math.isfinite(value) and value >= 0 else 0.0
+
+    return {
+        "work_s": bounded(times.work_seconds),
+        "download_s": bounded(times.download_seconds),
+        "upload_s": bounded(times.upload_seconds),
+        "downloaded_bytes": int(times.downloaded_bytes),
+        "uploaded_bytes": int(times.uploaded_bytes),
+    }
+
+
+def _metrics(report: pb.TaskReport) -> list[dict[str, Any]]:
+    if len(report.metrics) > MAX_METRICS:
+        raise UpdateRefused(f"{len(report.metrics)} metrics; at most {MAX_METRICS} are taken")
+    found = []
+    for entry in report.metrics:
+        if not (math.isfinite(entry.mean) and math.isfinite(entry.sd)):
+            raise UpdateRefused(f"metric {plain_words(entry.metric)[:40]} is not a finite number")
+        found.append(
+            {
+                "split": plain_words(entry.split)[:20],
+                "metric": plain_words(entry.metric)[:40],
+                "cases": int(entry.cases),
+                "mean": entry.mean,
+                "sd": entry.sd,
+            }
+        )
+    return found
+
+
+def _counts(counts: pb.PublishCounts) -> dict[str, int]:
+    names = ("studies", "segmented", "no_finding", "skipped", "failed", "held", "sent")
+    return {name: int(getattr(counts, name)) for name in names}

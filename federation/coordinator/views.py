@@ -1,0 +1,166 @@
+"""What the control API shows: plain JSON of runs, rounds and sites."""
+
+from __future__ import annotations
+
+import statistics
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict
+from typing import Any
+
+from federation.clock import parse_stamp
+from federation.coordinator.schema import RoundRow, RunRow, RunSiteRow, SiteRow, TaskRow
+from federation.coordinator.store import Store
+from federation.coordinator.tasks import newest_per_site
+from federation.plan import SignedPlan
+
+FORMAT = 1
+
+
+def site_view(site: SiteRow) -> dict[str, Any]:
+    """A site of the project."""
+    return asdict(site)
+
+
+def run_view(store: Store, run: RunRow) -> dict[str, Any]:
+    """A run in one line."""
+    plan = SignedPlan.from_json(run.signed_plan).plan
+    rounds = store.rounds(run.run_id)
+    return {
+        "run_id": run.run_id,
+        "name": run.name,
+        "state": run.state.value,
+        "words": run.words,
+        "plan_hash": run.plan_hash,
+        "round": rounds[-1].number if rounds else 0,
+        "round_state": rounds[-1].state.value if rounds else "",
+        "rounds": plan.training.rounds,
+        "model_id": run.model_id,
+        "sites": [
+            {"site": row.site, "state": row.state, "words": row.words}
+            for row in store.run_sites(run.run_id)
+        ],
+        "created_at": run.created_at,
+        "changed_at": run.changed_at,
+        "ended_at": run.ended_at,
+    }
+
+
+def run_detail(store: Store, run: RunRow) -> dict[str, Any]:
+    """A run with everything that is known of its rounds and sites."""
+    tasks = store.tasks(run.run_id)
+    view = run_view(store, run)
+    view["format"] = FORMAT
+    view["sites"] = [_run_site(row, tasks) for row in store.run_sites(run.run_id)]
+    view["rounds_done"] = [round_view(at, tasks) for at in store.rounds(run.run_id)]
+    return view
+
+
+def _run_site(row: RunSiteRow, tasks: Sequence[TaskRow]) -> dict[str, Any]:
+    published = [t for t in tasks if t.kind == "publish" and t.site == row.site]
+    return {
+        "site": row.site,
+        "state": row.state,
+        "words": row.words,
+        "summary": dict(row.summary),
+        "decided_at": row.decided_at,
+        "publish_state": published[-1].state.value if published else "",
+        "publish": (published[-1].report or {}).get("counts") if published else None,
+        "publish_words": published[-1].words if published else "",
+    }
+
+
+def round_view(at: RoundRow, tasks: Sequence[TaskRow]) -> dict[str, Any]:
+    """A round: its times (seconds), each site's part in it, and its scores."""
+    here = [task for task in tasks if task.round == at.number]
+    trained = newest_per_site([task for task in here if task.kind == "train"])
+    metrics = metric_rows([task for task in here if task.kind == "evaluate"])
+    return {
+        "round": at.number,
+        "state": at.state.value,
+        "attempt": at.attempt,
+        "words": at.words,
+        "opened_at": at.opened_at,
+        "closed_at": at.closed_at,
+        "deadline": at.deadline,
+        "weights_sha256": at.weights_sha256,
+        "model_id": at.model_id,
+        "times": {
+            "aggregate_s": at.aggregate_s or 0.0,
+            "collect_s": seconds_between(at.opened_at, at.trained_at),
+            "total_s": seconds_between(at.opened_at, at.closed_at),
+        },
+        "sites": [_site_round(at, task) for task in trained],
+        "evaluate": [
+            {"site": t.site, "state": t.state.value, "words": t.words, "times": _times(t)}
+            for t in here
+            if t.kind == "evaluate"
+        ],
+        "metrics": metrics,
+        "means": means_over_sites(metrics),
+    }
+
+
+def _times(task: TaskRow) -> dict[str, float]:
+    times = (task.report or {}).get("times", {})
+    transfer = times.get("download_s", 0.0) + times.get("upload_s", 0.0)
+    return {"work_s": times.get("work_s", 0.0), "transfer_s": transfer}
+
+
+def _site_round(at: RoundRow, task: TaskRow) -> dict[str, Any]:
+    report = task.report or {}
+    times = report.get("times", {})
+    train, transfer = times.get("work_s", 0.0), _times(task)["transfer_s"]
+    collect = seconds_between(at.opened_at, at.trained_at)
+    return {
+        "site": task.site,
+        "state": task.state.value,
+        "words": task.words,
+        "attempt": task.attempt,
+        "cases": report.get("cases"),
+        "patches": report.get("patches"),
+        "loss": report.get("loss"),
+        "norm": report.get("norm"),
+        "times": {
+            "train_s": train,
+            "transfer_s": transfer,
+            "wait_s": max(0.0, collect - train - transfer) if collect else 0.0,
+            "download_s": times.get("download_s", 0.0),
+            "upload_s": times.get("upload_s", 0.0),
+            "downloaded_bytes": times.get("downloaded_bytes", 0),
+            "uploaded_bytes": times.get("uploaded_bytes", 0),
+        },
+    }
+
+
+def metric_rows(tasks: Sequence[TaskRow]) -> list[dict[str, Any]]:
+    """Every site's scores: mean and SD over its cases."""
+    return [
+        {"site": task.site, **entry}
+        for task in newest_per_site(tasks)
+        for entry in (task.report or {}).get("metrics", ())
+    ]
+
+
+def means_over_sites(metrics: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]:
+    """The unweighted mean of the sites' means, with its SD (n - 1; 0 for one site)."""
+    groups: dict[tuple[str, str], list[float]] = {}
+    for row in metrics:
+        if row["cases"]:
+            groups.setdefault((row["split"], row["metric"]), []).append(float(row["mean"]))
+    return [
+        {
+            "split": split,
+            "metric": metric,
+            "sites": len(values),
+            "mean": statistics.fmean(values),
+            "sd": statistics.stdev(values) if len(values) > 1 else 0.0,
+        }
+        for (split, metric), values in groups.items()
+    ]
+
+
+def seconds_between(start: str | None, stop: str | None) -> float:
+    """Seconds from one stamp to another; 0 where one is missing."""
+    if not start or not stop:
+        return 0.0
+    return (parse_stamp(stop) - parse_stamp(start)).total_seconds()
