@@ -93,10 +93,11 @@ def choose_pacs(asked: PacsKind) -> tuple[str, list[str]]:
         return "embedded", ["the embedded PACS (pynetdicom's Query/Retrieve application) was asked"]
     if present:
         return "orthanc", []
-    return "embedded", [
+    why = (
         "Orthanc is not installed, so each hospital has the embedded PACS "
         "(pynetdicom's Query/Retrieve application)"
-    ]
+    )
+    return "embedded", [why]
 
 
 def private_network(keep: bool) -> list[str]:

@@ -18,13 +18,15 @@ def exit_code_of(error: Exception) -> int:
     Returns:
         2 for wrong settings, 1 for everything else.
     """
+    from appliance.settings import SettingsInvalid
     from dicom_bridge.errors import DicomBridgeError
     from dicom_bridge.errors import SettingsRefused as BridgeSettings
     from federation.errors import FederationError
+    from federation.errors import SettingsRefused as FederationSettings
 
     if isinstance(error, (ApplianceError, DicomBridgeError, FederationError)):
         print_error(str(error))
-        refused = isinstance(error, BridgeSettings) or type(error).__name__ == "SettingsRefused"
+        refused = isinstance(error, (BridgeSettings, FederationSettings, SettingsInvalid))
         return 2 if refused else 1
     if isinstance(error, OSError):
         print_error(f"{error.strerror or type(error).__name__}: {error.filename or ''}".strip())

@@ -12,16 +12,16 @@ from typing import Any
 import structlog
 
 from appliance.control import node_pb2 as pb
-from appliance.control.coordinator import CoordinatorClient
 from appliance.demo.cohort import TEST, TRAINING, Made, expert_segmentation
 from appliance.demo.hospital import Hospital
-from appliance.demo.orchestrator import Demonstration
+from appliance.demo.orchestrator import Demonstration, completed_rounds
 from appliance.demo.outcome import Dice, Outcome, Picture, Round, SiteRound, UnlabelledStudy
 from appliance.demo.outcome import Hospital as HospitalOutcome
 from appliance.demo.pictures import ReadBack as PictureFiles
 from appliance.demo.pictures import draw_picture
 from appliance.demo.readback import FoundSeg, ReadBack
 from dicom_bridge.errors import DicomBridgeError
+from federation.coordinator.control_client import CoordinatorClient
 
 log = structlog.get_logger(__name__)
 
@@ -66,7 +66,7 @@ def gather(demo: Demonstration, started: str, begun: float) -> Outcome:
         phases=tuple(demo.phases.items()),
         hospitals=tuple(g.hospital for g in gathered),
         rounds=rounds_of(detail),
-        plan_name=str(detail["plan_name"]),
+        plan_name=str(detail["name"]),
         plan_hash=str(detail["plan_hash"]),
         model_id=str(detail.get("model_id") or ""),
         problems=tuple(problems),
@@ -77,11 +77,11 @@ def gather(demo: Demonstration, started: str, begun: float) -> Outcome:
 
 def run_problems(demo: Demonstration, detail: Detail) -> Iterator[str]:
     """What is not true of the run as a whole."""
-    done = int(detail.get("completed_rounds", 0))
+    done = completed_rounds(detail)
     if done != demo.options.rounds:
         yield f"{done} of {demo.options.rounds} rounds were completed"
     if detail["state"] != "finished":
-        yield f"the run ended as {detail['state']}"
+        yield f"the run ended as {detail['state']}: {detail['words']}"
 
 
 def gather_hospital(demo: Demonstration, hospital: Hospital, detail: Detail) -> Gathered:
@@ -264,27 +264,42 @@ def study_problems(hospital: Hospital, view: NodeView, made: Made) -> Iterator[s
 
 def dice_of(detail: Detail, site: str, which: int) -> Dice | None:
     """Held-out Dice with the first (0) or the final (-1) model, or None where not evaluated."""
-    name = "test_before" if which == 0 else "test_after"
-    metrics = detail["sites"].get(site, {}).get(name)
-    if not metrics:
+    tested = [
+        row
+        for r in detail["rounds_done"]
+        for row in r["metrics"]
+        if (row["site"], row["split"], row["metric"]) == (site, "test", "dice")
+    ]
+    # One row per evaluated model, in the order of the rounds; a single one is "before" only.
+    if not tested or (which == -1 and len(tested) < 2):
         return None
-    return Dice(float(metrics["dice_mean"]), float(metrics["dice_sd"]), int(metrics["cases"]))
+    row = tested[which]
+    return Dice(float(row["mean"]), float(row["sd"]), int(row["cases"]))
 
 
 def rounds_of(detail: Detail) -> tuple[Round, ...]:
-    """The rounds with each site's times and validation Dice."""
+    """The rounds with each site's times (s) and validation Dice."""
     rounds = []
-    for r in detail["rounds"]:
+    for r in detail["rounds_done"]:
+        dice = {
+            row["site"]: float(row["mean"])
+            for row in r["metrics"]
+            if (row["split"], row["metric"]) == ("validation", "dice") and row["cases"]
+        }
         sites = tuple(
             SiteRound(
-                site=name,
-                train_s=float(s["train_s"]),
-                wait_s=float(s["wait_s"]),
-                transfer_s=float(s["transfer_s"]),
+                site=s["site"],
+                train_s=float(s["times"]["train_s"]),
+                wait_s=float(s["times"]["wait_s"]),
+                transfer_s=float(s["times"]["transfer_s"]),
                 loss=s.get("loss"),
-                dice=s.get("dice"),
+                dice=dice.get(s["site"]),
             )
-            for name, s in sorted(r["sites"].items())
+            for s in sorted(r["sites"], key=lambda s: str(s["site"]))
         )
-        rounds.append(Round(int(r["round"]), float(r["aggregate_s"]), float(r["total_s"]), sites))
+        if sites:
+            times = r["times"]
+            rounds.append(
+                Round(int(r["round"]), float(times["aggregate_s"]), float(times["total_s"]), sites)
+            )
     return tuple(rounds)

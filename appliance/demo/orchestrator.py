@@ -16,13 +16,13 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from appliance.control.coordinator import CoordinatorClient
 from appliance.demo.cohort import Made, find_real_studies, make_studies, plan_studies
 from appliance.demo.hospital import PROJECT, Hospital, Ports
 from appliance.demo.namespace import free_ports
 from appliance.demo.processes import MemoryWatch, Process, clinode, run, start
 from appliance.demo.progress import DemoProgress
 from appliance.errors import ApplianceError, NotRunning
+from federation.coordinator.control_client import CoordinatorClient
 
 POLL_S = 0.5
 PIPELINE_LIMIT_S = 1800.0
@@ -249,8 +249,8 @@ class Demonstration:
                 detail = client.run(self.run_id)
                 bar.update(completed_rounds(detail), run_words(detail))
                 if detail["state"] in ("failed", "stopped"):
-                    raise DemoFailed(f"the run ended as {detail['state']}: {detail.get('reason')}")
-                return bool(detail["state"] in ("finished", "publishing", "published"))
+                    raise DemoFailed(f"the run ended as {detail['state']}: {detail['words']}")
+                return bool(detail["state"] in ("publishing", "finished"))
 
             self._until(finished, "the training run ends", RUN_LIMIT_S)
 
@@ -341,13 +341,20 @@ def demo_plan(rounds: int) -> bytes:
 
 
 def completed_rounds(detail: dict[str, Any]) -> int:
-    """How many rounds of a run are aggregated."""
-    return int(detail.get("completed_rounds", 0))
+    """How many training rounds of a run are closed; round 0 only evaluates."""
+    closed = [r["round"] for r in detail["rounds_done"] if r["state"] == "closed"]
+    return max(closed, default=0)
 
 
 def run_words(detail: dict[str, Any]) -> str:
-    """A run's state for the progress line."""
-    return str(detail["state"])
+    """A run's state for the progress line, with the sites' mean validation Dice."""
+    means = [
+        f"{row['split']} Dice {row['mean']:.2f}"
+        for r in detail["rounds_done"]
+        for row in r["means"]
+        if row["metric"] == "dice"
+    ]
+    return ", ".join([str(detail["state"]), *means[-1:]])
 
 
 def keep_running(demo: Demonstration) -> None:
