@@ -1,0 +1,1 @@
+"""Side-by-side measurements. Ratios count: absolute times depend on the machine."""
