@@ -18,6 +18,7 @@ from pathlib import Path
 from socketserver import BaseServer
 from typing import IO
 
+import structlog
 from pynetdicom.association import Association
 from pynetdicom.dimse import DIMSEServiceProvider
 from pynetdicom.dimse_messages import DIMSEMessage
@@ -35,6 +36,8 @@ _COMMAND_LIMIT = 1 << 16
 _WAITING_MESSAGES = 4
 _QUICK_ACK: int | None = getattr(socket, "TCP_QUICKACK", None)
 _PIECE = 1 << 20
+_ABORT_EVENT = "Evt19"  # PS3.8 9.2.2: invalid PDU; sends A-ABORT from every state
+_log = structlog.get_logger(__name__)
 
 
 class GuardedSocket(socket.socket):
@@ -239,14 +242,26 @@ class BoundedDimse(DIMSEServiceProvider):
     def __init__(self, association: Association, bounds: MessageBounds) -> None:
         super().__init__(association)
         self._bounds = bounds
+        self._ended = False
 
     def receive_primitive(self, primitive: P_DATA) -> None:
-        """Take a part of a message.
+        """Take a part of a message, or abort the association.
 
-        Raises:
-            ConnectionAbortedError: the peer sends requests without waiting, although no
-                asynchronous operations were negotiated (PS3.7 D.3.3.3), or too much at once.
+        It is aborted where the peer sends more than is allowed, or sends requests without waiting
+        although no asynchronous operations were negotiated (PS3.7 D.3.3.3).
         """
+        if self._ended:
+            return
+        try:
+            self._take(primitive)
+        except ConnectionAbortedError as error:
+            self._ended = True
+            if self.message is not None and self.message.data_set is not None:
+                self.message.data_set.close()
+            _log.warning("message_too_large", reason=str(error))
+            self.dul.event_queue.put(_ABORT_EVENT)
+
+    def _take(self, primitive: P_DATA) -> None:
         if self.message is None:
             if self.msg_queue.qsize() >= _WAITING_MESSAGES:
                 raise ConnectionAbortedError("the peer does not wait for answers")

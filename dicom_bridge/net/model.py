@@ -148,6 +148,7 @@ class Timeouts:
         move_idle_s: during C-MOVE without any progress; every response and every received
             instance starts it anew.
         move_total_s: for one C-MOVE request, whatever its progress.
+        cancel_grace_s: between C-CANCEL and the abort.
     """
 
     connect_s: float = 10.0
@@ -155,6 +156,7 @@ class Timeouts:
     response_s: float = 60.0
     move_idle_s: float = 300.0
     move_total_s: float = 4 * 3600.0
+    cancel_grace_s: float = 5.0
 
 
 def is_transient(error: BaseException) -> bool:

@@ -20,7 +20,6 @@ from dicom_bridge.net.stack import STUDY_ROOT_MOVE
 from dicom_bridge.net.words import describe_status
 
 _LOOK_EVERY_S = 0.25
-_CANCEL_GRACE_S = 5.0
 _log = structlog.get_logger(__name__)
 
 
@@ -170,7 +169,7 @@ class _Watchdog(threading.Thread):
             self._association.send_c_cancel(self.message_id, query_model=STUDY_ROOT_MOVE)
         except (RuntimeError, ValueError) as error:
             _log.debug("c_cancel_not_sent", cause=type(error).__name__)
-        if not self._done.wait(_CANCEL_GRACE_S):
+        if not self._done.wait(self._link.timeouts.cancel_grace_s):
             self._association.abort()
             self._association.dimse.msg_queue.put((None, None))
 

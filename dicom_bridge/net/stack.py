@@ -7,12 +7,15 @@ else. pynetdicom's own messages are replaced by the errors and log events of thi
 
 from __future__ import annotations
 
+import contextlib
 import logging
+import socket
 
 import pydicom.config
 import pynetdicom
 from pydicom.uid import UID
 from pynetdicom import _config
+from pynetdicom.transport import AssociationSocket
 
 MAXIMUM_PDU_BYTES = 131_072
 """The PDU length that we announce (PS3.8 D.1); DCMTK and what builds on it send up to this."""
@@ -37,6 +40,16 @@ def configure() -> None:
     logger.addHandler(logging.NullHandler())
     logger.setLevel(logging.CRITICAL)
     logger.propagate = False
+    AssociationSocket._shutdown_socket = _shut_down_and_close  # type: ignore[method-assign]
+
+
+def _shut_down_and_close(transport: AssociationSocket) -> None:
+    """Close a socket even if it was never connected; pynetdicom 3.0 leaves such sockets open."""
+    connection = transport.socket
+    if connection is not None:
+        with contextlib.suppress(OSError):
+            connection.shutdown(socket.SHUT_RDWR)
+        connection.close()
 
 
 configure()

@@ -33,7 +33,7 @@ def test_ae_title_is_valid_or_refused_without_repeating_it(value: str) -> None:
     if valid:
         assert check_ae_title(value, "PACS") == stripped
     else:
-        with pytest.raises(SettingsRefused, match="^PACS: an AE title has 1 to 16"):
+        with pytest.raises(SettingsRefused, match=r"^PACS: an AE title has 1 to 16"):
             check_ae_title(value, "PACS")
 
 
