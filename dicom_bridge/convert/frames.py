@@ -257,6 +257,7 @@ def volume_datasets(files: Sequence[Path], *, pixels: bool) -> list[tuple[Datase
         DataRefused: a file cannot be read, no image is among them, or they are of several series.
     """
     found: dict[str, tuple[Dataset, Path]] = {}
+    series: set[str] = set()
     others = 0
     for path in files:
         dataset = read_dataset(path, pixels=pixels)
@@ -266,6 +267,7 @@ def volume_datasets(files: Sequence[Path], *, pixels: bool) -> list[tuple[Datase
         uid = str(dataset.get("SOPInstanceUID", "")).strip()
         if not uid or not str(dataset.get("SeriesInstanceUID", "")).strip():
             raise DataRefused("an instance has no SOPInstanceUID or no SeriesInstanceUID")
+        series.add(str(dataset.SeriesInstanceUID))
         earlier = found.setdefault(uid, (dataset, path))[0]
         if earlier.get("ImagePositionPatient") != dataset.get("ImagePositionPatient"):
             raise DataRefused("two different slices carry the same SOPInstanceUID")
@@ -273,7 +275,6 @@ def volume_datasets(files: Sequence[Path], *, pixels: bool) -> list[tuple[Datase
         raise DataRefused(
             f"the series holds no MR, CT or PET image ({others} objects of other classes)"
         )
-    series = {str(dataset.SeriesInstanceUID) for dataset, _ in found.values()}
     if len(series) > 1:
         raise DataRefused(f"expected one series, got {len(series)}: convert them one by one")
     return list(found.values())
