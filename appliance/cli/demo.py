@@ -48,6 +48,9 @@ def run_demo(
         bool, typer.Option(help="Leave everything running and say how to look at it.")
     ] = False,
     report: Annotated[Path, typer.Option(help="Where the report goes.")] = Path("demo-report.html"),
+    capture: Annotated[
+        Path | None, typer.Option(hidden=True, help="Keep every wire message (tests).")
+    ] = None,
     json: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False,
 ) -> None:
     """Show the whole way on this machine: from the PACS and back to the PACS."""
@@ -68,6 +71,7 @@ def run_demo(
         full=full,
         seed=seed,
         notes=tuple(notes),
+        capture=capture,
     )
     outcome = demonstrate(options, report, keep=keep, json=json)
     if made and not keep and not outcome.problems:

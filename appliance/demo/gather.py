@@ -70,7 +70,7 @@ def gather(demo: Demonstration, started: str, begun: float) -> Outcome:
         plan_hash=str(detail["plan_hash"]),
         model_id=str(detail.get("model_id") or ""),
         problems=tuple(problems),
-        notes=demo.options.notes,
+        notes=demo.notes(),
         peak_memory_bytes=demo.memory.peak_bytes,
     )
 

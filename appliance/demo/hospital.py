@@ -162,8 +162,9 @@ class Hospital:
         return Pseudonymizer(keys.project_secret, PROJECT).study_key(study_uid)
 
     def check(self) -> None:
-        """Raise where the node's process has ended."""
+        """Start a killed node again; raise where it ended by itself."""
         if self.process is not None:
+            self.process.revive()
             self.process.check()
 
     def stop(self) -> None:

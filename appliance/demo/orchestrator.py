@@ -14,7 +14,7 @@ from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 from appliance.demo.cohort import Made, find_real_studies, make_studies, plan_studies
 from appliance.demo.hospital import PROJECT, Hospital, Ports
@@ -23,6 +23,7 @@ from appliance.demo.processes import MemoryWatch, Process, clinode, run, start
 from appliance.demo.progress import DemoProgress
 from appliance.errors import ApplianceError, NotRunning
 from federation.coordinator.control_client import CoordinatorClient
+from federation.errors import CoordinatorUnreachable
 
 POLL_S = 0.5
 PIPELINE_LIMIT_S = 1800.0
@@ -30,6 +31,9 @@ RUN_LIMIT_S = 3600.0
 START_LIMIT_S = 60.0
 SETTLED = frozenset({"ready", "quarantined", "withdrawn"})
 RESULT_FINAL = frozenset({"sent", "no finding", "failed", "withdrawn"})
+
+
+T = TypeVar("T")
 
 
 class DemoFailed(ApplianceError):
@@ -48,6 +52,8 @@ class DemoOptions:
         dicom: folders of real studies, one per hospital from the first on.
         full: the studies' voxel sizes in place of half resolution.
         seed: of phantoms and plan.
+        notes: remarks for the outcome.
+        capture: where the coordinator keeps every message as serialised (tests search them).
     """
 
     hospitals: int
@@ -58,6 +64,7 @@ class DemoOptions:
     full: bool = False
     seed: int = 20
     notes: tuple[str, ...] = ()
+    capture: Path | None = None
 
 
 @dataclass(slots=True)
@@ -145,13 +152,17 @@ class Demonstration:
                 *("--enrolment-port", str(enrolment)),
             )
         )
+        asked_for = self.options.capture
+        capture = () if asked_for is None else ("--capture", str(asked_for))
         self.coordinator = start(
             "coordinator",
-            clinode("--home", home, "coordinator", "run"),
+            clinode("--home", home, "coordinator", "run", *capture),
             self.options.workdir / "coordinator.log",
         )
         with CoordinatorClient(self.coordinator_home) as client:
-            self._until(lambda: answers(client.status), "the coordinator answers", START_LIMIT_S)
+            self._until(
+                lambda: asked(client.status) is not None, "the coordinator answers", START_LIMIT_S
+            )
 
     def _enrol_sites(self) -> None:
         profile = "full" if self.options.full else "quick"
@@ -246,7 +257,9 @@ class Demonstration:
         with CoordinatorClient(self.coordinator_home) as client:
 
             def finished() -> bool:
-                detail = client.run(self.run_id)
+                detail = asked(lambda: client.run(self.run_id))
+                if detail is None:
+                    return False
                 bar.update(completed_rounds(detail), run_words(detail))
                 if detail["state"] in ("failed", "stopped"):
                     raise DemoFailed(f"the run ended as {detail['state']}: {detail['words']}")
@@ -260,7 +273,9 @@ class Demonstration:
         with CoordinatorClient(self.coordinator_home) as client:
 
             def done() -> bool:
-                detail = client.run(self.run_id)
+                detail = asked(lambda: client.run(self.run_id))
+                if detail is None:
+                    return False
                 finished = sum(results_final(h) for h in self.hospitals)
                 bar.update(finished)
                 published = detail["state"] == "finished"
@@ -272,13 +287,28 @@ class Demonstration:
         """Poll until ``observe`` is true; a dead process ends the wait at once."""
         deadline = time.monotonic() + limit_s
         while not observe():
-            if self.coordinator is not None:
-                self.coordinator.check()
-            for hospital in self.hospitals:
-                hospital.check()
+            self._look_after_processes()
             if time.monotonic() > deadline:
                 raise DemoFailed(f"waited {limit_s:.0f} s until {what}: see the logs in workdir")
             time.sleep(POLL_S)
+
+    def _look_after_processes(self) -> None:
+        """Start again what was killed; raise for what ended by itself."""
+        if self.coordinator is not None:
+            self.coordinator.revive()
+            self.coordinator.check()
+        for hospital in self.hospitals:
+            hospital.check()
+
+    def notes(self) -> tuple[str, ...]:
+        """What a reader of the outcome should know besides."""
+        services = [self.coordinator, *(h.process for h in self.hospitals)]
+        restarted = [
+            f"{p.name} was killed and started again {p.restarts} time(s)"
+            for p in services
+            if p is not None and p.restarts
+        ]
+        return (*self.options.notes, *restarted)
 
     def stop(self) -> None:
         """Stop every process that was started."""
@@ -289,13 +319,12 @@ class Demonstration:
             self.coordinator.stop()
 
 
-def answers(call: Callable[[], object]) -> bool:
-    """Whether a control API answers already."""
+def asked(call: Callable[[], T]) -> T | None:
+    """The answer of a control API, or None while its service starts (again)."""
     try:
-        call()
-    except NotRunning:
-        return False
-    return True
+        return call()
+    except (NotRunning, CoordinatorUnreachable):
+        return None
 
 
 def send_all(hospital: Hospital, files: Sequence[Path]) -> None:
@@ -315,21 +344,19 @@ def send_all(hospital: Hospital, files: Sequence[Path]) -> None:
 
 def node_progress(hospital: Hospital) -> tuple[dict[str, int], bool]:
     """Studies per state, and whether a data set is approved; nothing while the node starts."""
-    try:
-        with hospital.client() as client:
-            status = client.status()
-            datasets = client.datasets().datasets
-    except NotRunning:
+    with hospital.client() as client:
+        status, datasets = asked(client.status), asked(client.datasets)
+    if status is None or datasets is None:
         return {}, False
     counts = {c.state: c.count for c in status.studies}
-    return counts, any(d.state == "approved" for d in datasets)
+    return counts, any(d.state == "approved" for d in datasets.datasets)
 
 
 def results_final(hospital: Hospital) -> bool:
     """Whether all results of a hospital are sent, without finding, or given up."""
     with hospital.client() as client:
-        results = client.results().results
-    return all(r.state in RESULT_FINAL for r in results)
+        results = asked(client.results)
+    return results is not None and all(r.state in RESULT_FINAL for r in results.results)
 
 
 def demo_plan(rounds: int) -> bytes:

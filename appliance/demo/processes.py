@@ -17,6 +17,7 @@ from appliance.errors import ApplianceError
 
 PR_SET_PDEATHSIG = 1
 STOP_SECONDS = 20.0
+MOST_RESTARTS = 3
 
 
 class ProcessDied(ApplianceError):
@@ -35,11 +36,21 @@ def die_with_parent() -> None:
 
 @dataclass(slots=True)
 class Process:
-    """One running process with its log file."""
+    """One running process with its log file.
+
+    Attributes:
+        name: in words.
+        log: gets what it prints.
+        popen: the process.
+        command: how it was started.
+        restarts: how often it was started again after a SIGKILL.
+    """
 
     name: str
     log: Path
     popen: subprocess.Popen[bytes]
+    command: tuple[str, ...] = ()
+    restarts: int = 0
 
     def check(self) -> None:
         """Raise where the process has ended.
@@ -53,6 +64,16 @@ class Process:
                 f"{self.name} ended with status {status}; its log {self.log} ends with: "
                 f"{last_line(self.log)}"
             )
+
+    def revive(self) -> None:
+        """Start the process again where something killed it outright, as a service manager does.
+
+        Only after SIGKILL: a process that ends by itself has a defect, which `check` reports.
+        """
+        killed = self.popen.poll() == -signal.SIGKILL
+        if killed and self.command and self.restarts < MOST_RESTARTS:
+            self.popen = _spawn(self.command, self.log)
+            self.restarts += 1
 
     def stop(self) -> int:
         """SIGTERM, then SIGKILL after a while; returns the exit status."""
@@ -78,15 +99,18 @@ def last_line(log: Path, longest: int = 300) -> str:
 def start(name: str, command: Sequence[str], log: Path) -> Process:
     """Start a process whose output goes to ``log`` and which dies with this one."""
     log.parent.mkdir(parents=True, exist_ok=True)
+    return Process(name, log, _spawn(command, log), tuple(command))
+
+
+def _spawn(command: Sequence[str], log: Path) -> subprocess.Popen[bytes]:
     with log.open("ab") as stream:
-        popen = subprocess.Popen(
+        return subprocess.Popen(
             list(command),
             stdin=subprocess.DEVNULL,
             stdout=stream,
             stderr=subprocess.STDOUT,
             preexec_fn=die_with_parent,
         )
-    return Process(name, log, popen)
 
 
 def run(command: Sequence[str], *, timeout_s: float = 120.0) -> str:
