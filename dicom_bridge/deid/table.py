@@ -1,4 +1,4 @@
-"""PS3.15 Table E.1-1 as data: one row per attribute, with the action of the profile and its options."""
+"""PS3.15 Table E.1-1 as data: per attribute the action of the Basic Profile and of each option."""
 
 from __future__ import annotations
 
@@ -109,7 +109,7 @@ def read_table(name: str) -> bytes:
 @cache
 def table_hash() -> str:
     """SHA-256 over every data file that decides what happens to an element."""
-    names = (*TABLE_FILES, "iod_attributes.json", "codes.json")
+    names = (*TABLE_FILES, "iod_attributes.json", "codes.json", "vocabulary.json")
     return hashlib.sha256(b"".join(read_table(name) for name in names)).hexdigest()
 
 

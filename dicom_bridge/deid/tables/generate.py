@@ -2,8 +2,8 @@
 
 The first says which attributes each SOP class has, at which path, of which type (PS3.3 module
 tables in highdicom); trees are merged per IOD and equal subtrees stored once. The second holds
-the meanings of coded concepts (PS3.16, in pydicom). Run ``python -m dicom_bridge.deid.tables.generate``
-after either has moved to a newer edition; a test compares the result with the committed files.
+the meanings of coded concepts (PS3.16, in pydicom). After either has moved to a newer edition run
+``python -m dicom_bridge.deid.tables.generate``; a test compares the result with the files.
 """
 
 from __future__ import annotations
@@ -135,12 +135,13 @@ def build() -> str:
 
 
 def build_codes() -> str:
-    """The text of ``codes.json``: scheme to code to meaning; retired SRT codes by their SCT twin."""
+    """The text of ``codes.json``: scheme to code to meaning, retired SRT codes included."""
+    known: dict[str, dict[str, Any]] = concepts
     meanings: dict[str, dict[str, str]] = {
         scheme: {
             value: entry[0] for by_value in keywords.values() for value, entry in by_value.items()
         }
-        for scheme, keywords in concepts.items()
+        for scheme, keywords in known.items()
     }
     snomed = meanings["SCT"]
     meanings["SRT"] = {old: snomed[new] for old, new in mapping["SRT"].items() if new in snomed}

@@ -1,0 +1,322 @@
+"""The profile compiled for one SOP class: a tree of rules by tag. What has no rule goes."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from enum import IntEnum
+from functools import cache
+from typing import Any
+
+from pydicom._dicom_dict import DicomDictionary
+from pydicom.datadict import tag_for_keyword
+
+from dicom_bridge.deid import values
+from dicom_bridge.deid.profile import Profile
+from dicom_bridge.deid.table import Action, Option, Row, load_rows, read_table, resolve
+from dicom_bridge.deid.values import Judge
+from dicom_bridge.errors import DataRefused
+
+
+class Method(IntEnum):
+    """How an element that has a rule is treated."""
+
+    EMPTY = 0
+    DUMMY = 1
+    JUDGE = 2
+    RAW = 3
+    UID = 4
+    DATE = 5
+    PATIENT = 6
+    MEANING = 7
+    SEQUENCE = 8
+    DUMMY_ITEM = 9
+    PIXELS = 10
+
+
+@dataclass(slots=True, eq=False)
+class Node:
+    """The rules of one data set: top level, or the items of one sequence.
+
+    Attributes:
+        rules: by tag.
+        top: this is the top level, where public technical numbers outside the IOD may stay.
+    """
+
+    rules: dict[int, Rule] = field(default_factory=dict)
+    top: bool = False
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Rule:
+    """What happens to one attribute at one place.
+
+    Attributes:
+        action: the letter of PS3.15 for the record; ``K`` where the table does not name it.
+        method: how it is done.
+        kind: ``1``, ``2`` or ``3``: what may be left where the value may not stay.
+        vrs: VRs the dictionary knows for it; with another one the element goes.
+        judge: decides on the value, for ``Method.JUDGE``.
+        child: rules of the items, for sequences.
+    """
+
+    action: Action
+    method: Method
+    kind: str
+    vrs: frozenset[bytes]
+    judge: Judge | None = None
+    child: Node | None = None
+
+
+PATIENT_TAGS = frozenset({0x00100010, 0x00100020})
+CODE_VALUE, CODE_SCHEME, CODE_MEANING = 0x00080100, 0x00080102, 0x00080104
+CONTENT_SEQUENCE, GRAPHIC_OBJECTS, GRAPHIC_ANNOTATION = 0x0040A730, 0x00700009, 0x00700001
+OURS = frozenset({0x00120062, 0x00120063, 0x00120064, 0x00280303})
+TECHNICAL_GROUPS = frozenset({0x0018, 0x0020, 0x0028, 0x0040, 0x0054})
+NUMERIC = frozenset({"US", "SS", "UL", "SL", "FL", "FD", "DS", "IS", "US or SS"})
+_BULK = (
+    *("PixelData", "FloatPixelData", "DoubleFloatPixelData", "LUTData", "SpectroscopyData"),
+    *("RedPaletteColorLookupTableData", "GreenPaletteColorLookupTableData", "ExtendedOffsetTable"),
+    *("BluePaletteColorLookupTableData", "SegmentedRedPaletteColorLookupTableData"),
+    *("SegmentedGreenPaletteColorLookupTableData", "SegmentedBluePaletteColorLookupTableData"),
+    *("AlphaPaletteColorLookupTableData", "ExtendedOffsetTableLengths", "PointCoordinatesData"),
+    *("FirstOrderPhaseCorrectionAngle", "LongPrimitivePointIndexList", "VectorCoordinateData"),
+    *("LongEdgePointIndexList", "LongTrianglePointIndexList", "LongVertexPointIndexList"),
+    *("VectorGridData", "BlendingLookupTableData"),
+)
+_VENDOR = (
+    *("Manufacturer", "DetectorManufacturerName", "ReceiveCoilManufacturerName"),
+    *("TransmitCoilManufacturerName", "SecondaryCaptureDeviceManufacturer"),
+)
+_DEVICE = (
+    *("ManufacturerModelName", "SoftwareVersions", "SequenceName", "PulseSequenceName"),
+    *("ReceiveCoilName", "TransmitCoilName", "MultiCoilElementName", "ConvolutionKernel"),
+    *("FilterType", "ImageFilter", "OutputPower", "DetectorManufacturerModelName", "ImagedNucleus"),
+    *("TypeOfFilters", "PlateType", "PhosphorType", "ReconstructionMethod", "RescaleType"),
+    *("AttenuationCorrectionMethod", "ScatterCorrectionMethod", "ModalityLUTType", "LUTLabel"),
+    *("SegmentAlgorithmName", "AlgorithmName", "AlgorithmVersion", "StackID", "EnergyWindowName"),
+    *("CardiacFramingType", "SecondaryCaptureDeviceManufacturerModelName"),
+    *("SecondaryCaptureDeviceSoftwareVersions", "PhosphorType", "DetectorLinesOfResponseUsed"),
+)
+_WORDS = (
+    *("SegmentLabel", "DimensionDescriptionLabel", "PositionReferenceIndicator", "FrameLabel"),
+    *("WindowCenterWidthExplanation", "LUTExplanation", "Radiopharmaceutical", "ViewName"),
+    *(
+        "RadiopharmaceuticalRoute",
+        "ContrastBolusRoute",
+        "ProcessingFunction",
+        "MappingResourceName",
+    ),
+    *("PatientSpeciesDescription", "TriggerSourceOrType", "PVCRejection"),
+)
+
+
+def _tags(*keywords: str) -> frozenset[int]:
+    return frozenset(tag for tag in map(tag_for_keyword, keywords) if tag is not None)
+
+
+BULK = _tags(*_BULK)
+PIXELS = _tags("PixelData", "FloatPixelData", "DoubleFloatPixelData")
+_TEXT_JUDGES: Mapping[int, Judge] = {
+    **dict.fromkeys(_tags(*_VENDOR), values.vendor),
+    **dict.fromkeys(_tags(*_DEVICE), values.device_text),
+    **dict.fromkeys(_tags(*_WORDS), values.words_text),
+    CODE_VALUE: values.code_value,
+    CODE_SCHEME: values.code_scheme,
+    **dict.fromkeys(_tags("CodingSchemeVersion"), values.device_text),
+}
+_FORM_JUDGES: Mapping[str, Judge] = {
+    "DS": values.number,
+    "IS": values.number,
+    "CS": values.code_string,
+    "AS": values.age,
+    "DA": values.date_value,
+    "TM": values.time_value,
+    "DT": values.date_time_value,
+}
+_FREE_TEXT = frozenset({"AE", "LO", "LT", "PN", "SH", "ST", "UC", "UR", "UT"})
+
+
+@cache
+def sop_classes() -> Mapping[str, str]:
+    """The SOP classes that can be de-identified: UID to the name of the IOD."""
+    found: dict[str, str] = _iods()["classes"]
+    return found
+
+
+@cache
+def _iods() -> dict[str, Any]:
+    document: dict[str, Any] = json.loads(read_table("iod_attributes.json"))
+    return document
+
+
+def compile_rules(profile: Profile, sop_class: str) -> Node:
+    """The rules for one SOP class.
+
+    Raises:
+        DataRefused: the SOP class is unknown or cannot be de-identified.
+    """
+    iod = sop_classes().get(sop_class)
+    if iod is None:
+        raise DataRefused("objects of this SOP class cannot be de-identified: send images or SEG")
+    compiler = _Compiler(profile)
+    root = compiler.node(_iods()["roots"][iod], top=True)
+    compiler.add_options(root)
+    return root
+
+
+class _Compiler:
+    """Builds rules; equal subtrees of the IOD are compiled once."""
+
+    def __init__(self, profile: Profile) -> None:
+        self._options = profile.options
+        self._rows = load_rows()
+        self._done: dict[int, Node] = {}
+
+    def node(self, number: int, *, top: bool = False) -> Node:
+        """The rules for one stored subtree."""
+        if number in self._done and not top:
+            return self._done[number]
+        node = Node(top=top)
+        self._done[number] = node
+        for name, entry in _iods()["nodes"][number].items():
+            kind, child = entry if isinstance(entry, list) else (entry, None)
+            rule = self._rule(int(name, 16), str(kind), child)
+            if rule is not None:
+                node.rules[int(name, 16)] = rule
+        self._recursion(node)
+        return node
+
+    def add_options(self, root: Node) -> None:
+        """Attributes outside the IOD that an option of the profile keeps."""
+        for tag, row in self._rows.items():
+            if tag not in root.rules and any(option in row.options for option in self._options):
+                rule = self._rule(tag, "3", None)
+                if rule is not None and rule.method is not Method.SEQUENCE:
+                    root.rules[tag] = rule
+
+    def _recursion(self, node: Node) -> None:
+        content = node.rules.get(CONTENT_SEQUENCE)
+        if content is not None and content.child is not None:
+            content.child.rules[CONTENT_SEQUENCE] = content
+
+    def _rule(self, tag: int, kind: str, child: int | None) -> Rule | None:
+        known = DicomDictionary.get(tag)
+        group = tag >> 16
+        if (
+            known is None
+            or tag in OURS
+            or group % 2
+            or group in (2, 0xFFFC)
+            or group >> 8
+            in (
+                0x50,
+                0x60,
+            )
+        ):
+            return None
+        vr = str(known[0])
+        kind = kind[0] if kind[0] in "123" else "3"
+        row = self._rows.get(tag)
+        if row is None:
+            return self._unlisted(tag, vr, kind, child)
+        return self._listed(row, vr, kind, child)
+
+    def _listed(self, row: Row, vr: str, kind: str, child: int | None) -> Rule | None:
+        action = resolve(row, self._options, kind)
+        vrs = _vrs(vr)
+        if action is Action.REMOVE:
+            return None
+        if row.tag in PATIENT_TAGS:
+            return Rule(action, Method.PATIENT, kind, vrs)
+        if vr == "SQ":
+            return self._sequence(row.tag, action, kind, child)
+        if action is Action.EMPTY:
+            return Rule(action, Method.EMPTY, kind, vrs)
+        if vr == "UI" and action is not Action.KEEP:
+            return Rule(Action.UID, Method.UID, kind, vrs)
+        if action is Action.DUMMY:
+            return Rule(action, Method.DUMMY, kind, vrs)
+        return self._retained(row, action, vr, kind)
+
+    def _retained(self, row: Row, action: Action, vr: str, kind: str) -> Rule | None:
+        """An attribute that an option keeps or cleans."""
+        vrs = _vrs(vr)
+        if vr in ("DA", "DT") and action is Action.CLEAN:
+            return Rule(action, Method.DATE, kind, vrs)
+        if vr in _FORM_JUDGES:
+            return Rule(action, Method.JUDGE, kind, vrs, _FORM_JUDGES[vr])
+        if vr == "UI":
+            return Rule(action, Method.JUDGE, kind, vrs, values.uid_value)
+        if vr in _FREE_TEXT and action is Action.KEEP:
+            return Rule(action, Method.JUDGE, kind, vrs, values.kept_text)
+        if vr in _FREE_TEXT and vr not in ("AE", "PN", "UR"):
+            return Rule(action, Method.JUDGE, kind, vrs, values.cleaned_text)
+        if vr in ("US", "SS", "UL", "SL", "FL", "FD") and action is Action.KEEP:
+            return Rule(action, Method.RAW, kind, vrs)
+        fallback = resolve(row, frozenset(), kind)
+        if fallback is Action.REMOVE:
+            return None
+        method = Method.EMPTY if fallback is Action.EMPTY else Method.DUMMY
+        return Rule(fallback, method, kind, vrs)
+
+    def _sequence(self, tag: int, action: Action, kind: str, child: int | None) -> Rule | None:
+        vrs = _vrs("SQ")
+        if action is Action.EMPTY:
+            return Rule(action, Method.EMPTY, kind, vrs)
+        if child is None:
+            return None
+        node = self.node(child)
+        if action is Action.DUMMY and (CODE_VALUE in node.rules or tag == CONTENT_SEQUENCE):
+            return Rule(action, Method.DUMMY_ITEM, kind, vrs, child=node)
+        if tag == GRAPHIC_ANNOTATION and Option.CLEAN_GRAPHICS not in self._options:
+            rules = {t: rule for t, rule in node.rules.items() if t != GRAPHIC_OBJECTS}
+            node = Node(rules=rules)
+        return Rule(action, Method.SEQUENCE, kind, vrs, child=node)
+
+    def _unlisted(self, tag: int, vr: str, kind: str, child: int | None) -> Rule | None:
+        """An attribute that the table does not name: only closed forms may stay."""
+        keep, vrs = Action.KEEP, _vrs(vr)
+        if vr == "SQ":
+            return self._sequence(tag, keep, kind, child)
+        if tag in PIXELS:
+            return Rule(keep, Method.PIXELS, kind, vrs)
+        if tag == CODE_MEANING:
+            return Rule(Action.CLEAN, Method.MEANING, kind, vrs)
+        judge = _TEXT_JUDGES.get(tag)
+        if judge is None and vr in ("DS", "IS", "CS", "AS"):
+            judge = _FORM_JUDGES[vr]
+        if judge is not None:
+            return Rule(keep, Method.JUDGE, kind, vrs, judge)
+        if vr == "UI":
+            return Rule(Action.UID, Method.UID, kind, vrs)
+        if tag in BULK or (vrs and all(v in values.BINARY_SIZES and v[:1] != b"O" for v in vrs)):
+            return Rule(keep, Method.RAW, kind, vrs)
+        return _denied(kind, vrs)
+
+
+def technical_rule(tag: int) -> Rule | None:
+    """The rule for a public number outside the IOD at top level; None where there is none."""
+    known = DicomDictionary.get(tag)
+    if known is None or (tag >> 16) not in TECHNICAL_GROUPS or tag in load_rows() or tag in OURS:
+        return None
+    vr = str(known[0])
+    if vr not in NUMERIC:
+        return None
+    if vr in _FORM_JUDGES:
+        return Rule(Action.KEEP, Method.JUDGE, "3", _vrs(vr), _FORM_JUDGES[vr])
+    return Rule(Action.KEEP, Method.RAW, "3", _vrs(vr))
+
+
+def _denied(kind: str, vrs: frozenset[bytes]) -> Rule | None:
+    """Default deny that leaves the object valid: a dummy for type 1, nothing else."""
+    if kind == "3" or not vrs <= values.DUMMIES.keys():
+        return None
+    method = Method.DUMMY if kind == "1" else Method.EMPTY
+    return Rule(Action.DUMMY if kind == "1" else Action.EMPTY, method, kind, vrs)
+
+
+def _vrs(vr: str) -> frozenset[bytes]:
+    names = {part.encode("ascii") for part in vr.split(" or ")}
+    return frozenset(names | ({b"OB", b"OW"} if "OW" in vr else set()))
