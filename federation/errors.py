@@ -61,6 +61,10 @@ class TransferFailed(FederationError):
     """An object did not arrive as announced: size, hash or permission."""
 
 
+class TransferMoved(TransferFailed):
+    """An upload does not stand where the sender thought; it asks again and goes on."""
+
+
 class UpdateRefused(FederationError):
     """A model update fails a check: tensors, shapes, types, finite values, weight or norm."""
 

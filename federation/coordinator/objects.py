@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import Final
 
 from federation.canonical import sha256_file, sha256_hex, sync_folder, write_atomically
-from federation.errors import TransferFailed
+from federation.errors import TransferFailed, TransferMoved
 from federation.wire.versions import CHUNK_BYTES
 
 _SHA = re.compile(r"[0-9a-f]{64}")
@@ -118,10 +118,10 @@ class ObjectStore:
                 whole does not have the announced hash (it is thrown away then).
         """
         sha256, size = announced
+        turn = self._next_turn(f"{site}/{sha256}")
         have, complete = self.arrived(site, sha256)
         if complete:
             return have, True
-        turn = self._next_turn(f"{site}/{sha256}")
         part = self._part(site, sha256)
         part.parent.mkdir(parents=True, exist_ok=True)
         if have > size:
@@ -131,12 +131,12 @@ class ObjectStore:
         with part.open("ab") as stream:
             for offset, data in chunks:
                 if offset != have:
-                    raise TransferFailed(f"a chunk at {offset}, expected {have}")
+                    raise TransferMoved(f"a chunk at {offset}, expected {have}")
                 if have + len(data) > size:
                     raise TransferFailed(f"more bytes than the {size} that were announced")
                 with self._guard:
                     if self._turns[f"{site}/{sha256}"] != turn:
-                        raise TransferFailed("the site has begun this upload again")
+                        raise TransferMoved("the site has begun this upload again")
                     stream.write(data)
                     stream.flush()
                 have += len(data)

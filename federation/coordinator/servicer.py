@@ -26,6 +26,7 @@ from federation.errors import (
     IdentityRefused,
     RequestRefused,
     TransferFailed,
+    TransferMoved,
     VersionRefused,
 )
 from federation.wire import federation_pb2 as pb
@@ -41,6 +42,7 @@ _CODES: Final = (
     (IdentityRefused, grpc.StatusCode.UNAUTHENTICATED),
     (VersionRefused, grpc.StatusCode.FAILED_PRECONDITION),
     (RequestRefused, grpc.StatusCode.INVALID_ARGUMENT),
+    (TransferMoved, grpc.StatusCode.ABORTED),
     (TransferFailed, grpc.StatusCode.DATA_LOSS),
 )
 

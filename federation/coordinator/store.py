@@ -130,10 +130,10 @@ class Store:
                 yield change
                 for point in change.transitions:
                     self._observer(f"{point}:entering")
-            except BaseException:
-                self._connection.execute("ROLLBACK")
-                raise
-            self._connection.execute("COMMIT")
+                self._connection.execute("COMMIT")
+            finally:
+                if self._connection.in_transaction:
+                    self._connection.execute("ROLLBACK")
         for point in change.transitions:
             self._observer(f"{point}:entered")
         if not quiet:

@@ -19,7 +19,7 @@ class Admission(Protocol):
         ...
 
 
-def admit_everybody(context: grpc.ServicerContext) -> None:  # noqa: ARG001 - the admission's form
+def admit_everybody(context: grpc.ServicerContext) -> None:
     """The admission of a listener whose calls carry their own proof."""
 
 

@@ -1,0 +1,258 @@
+"""What a site does for each kind of task; everything here may be done again after a kill."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Final
+
+from federation.errors import SiteFailed
+from federation.learning.prepared import Split
+from federation.manifest import ModelManifest
+from federation.node.connection import payload_of
+from federation.node.site_port import Decision, SitePort
+from federation.plan import SignedPlan
+from federation.trainer import (
+    EvaluateJob,
+    EvaluateResult,
+    InferJob,
+    InferResult,
+    Trainer,
+    TrainerResources,
+    TrainJob,
+    TrainResult,
+)
+from federation.wire import federation_pb2 as pb
+from federation.wire.versions import MESSAGE_FORMAT
+
+TrainerFactory = Callable[[Path, TrainerResources], Trainer]
+
+
+class OnDemandTrainer(Trainer):
+    """A trainer whose process starts with its first job."""
+
+    def train(self, job: TrainJob) -> TrainResult:
+        """See :meth:`Trainer.train`."""
+        self.start()
+        return super().train(job)
+
+    def evaluate(self, job: EvaluateJob) -> EvaluateResult:
+        """See :meth:`Trainer.evaluate`."""
+        self.start()
+        return super().evaluate(job)
+
+    def infer(self, job: InferJob) -> InferResult:
+        """See :meth:`Trainer.infer`."""
+        self.start()
+        return super().infer(job)
+
+
+class RunFiles:
+    """The agent's files of one run, below the site's folder of it.
+
+    Args:
+        folder: the run's folder in the research zone.
+    """
+
+    def __init__(self, folder: Path) -> None:
+        self.journal = folder / "agent" / "tasks"
+        self.objects = folder / "agent" / "objects"
+        self.out = folder / "agent" / "out"
+        self.plan = folder / "agent" / "plan.json"
+        self.trainer = folder / "trainer"
+        for made in (self.objects, self.out):
+            made.mkdir(parents=True, exist_ok=True)
+
+    def object(self, payload: pb.Payload) -> Path:
+        """Where a fetched object lies."""
+        return self.objects / payload.sha256
+
+
+def refusal(task: pb.Task, words: str) -> pb.TaskReport:
+    """The report of a task that this site will not do."""
+    return pb.TaskReport(
+        format=MESSAGE_FORMAT, task_id=task.task_id, outcome=pb.OUTCOME_REFUSED, words=words[:300]
+    )
+
+
+def failure(task: pb.Task, words: str) -> pb.TaskReport:
+    """The report of a task that this site could not do."""
+    return pb.TaskReport(
+        format=MESSAGE_FORMAT, task_id=task.task_id, outcome=pb.OUTCOME_FAILED, words=words[:300]
+    )
+
+
+def _done(task: pb.Task) -> pb.TaskReport:
+    return pb.TaskReport(format=MESSAGE_FORMAT, task_id=task.task_id, outcome=pb.OUTCOME_DONE)
+
+
+class Worker:
+    """Does tasks with the site's data and a trainer.
+
+    Args:
+        site: the site.
+        factory: makes the trainer of a run.
+    """
+
+    def __init__(self, site: SitePort, factory: TrainerFactory = OnDemandTrainer) -> None:
+        self._site = site
+        self._factory = factory
+        self._trainer: Trainer | None = None
+        self._trainer_run = ""
+
+    def do(self, task: pb.Task, files: RunFiles) -> pb.TaskReport | None:
+        """Do a task; None where it waits for a person.
+
+        Raises:
+            FederationError: it could not be done; the words may travel.
+        """
+        kinds: Mapping[int, Callable[[pb.Task, RunFiles], pb.TaskReport | None]] = {
+            pb.TASK_KIND_OFFER: self._offer,
+            pb.TASK_KIND_TRAIN: self._train,
+            pb.TASK_KIND_EVALUATE: self._evaluate,
+            pb.TASK_KIND_PUBLISH: self._publish,
+        }
+        if task.kind not in kinds:
+            return refusal(task, f"this version does no tasks of kind {task.kind}")
+        return kinds[task.kind](task, files)
+
+    def close(self) -> None:
+        """Stop the trainer; a job under way ends with ``TrainerLost``."""
+        trainer, self._trainer, self._trainer_run = self._trainer, None, ""
+        if trainer is not None:
+            trainer.close()
+
+    def _offer(self, task: pb.Task, files: RunFiles) -> pb.TaskReport | None:
+        payload = _one(task, pb.PAYLOAD_KIND_PLAN)
+        signed = SignedPlan.from_json(files.object(payload).read_bytes())
+        if signed.hash != task.plan_hash:
+            return refusal(task, "the plan that came is not the plan that was announced")
+        files.plan.write_bytes(signed.to_json())
+        self._site.offer(signed)
+        decision = self._site.decision(signed.hash)
+        if decision.decision is Decision.PENDING:
+            return None
+        if decision.decision is Decision.REJECTED:
+            return refusal(task, decision.reason or "the custodian rejected the plan")
+        self._site.prepare(signed.hash)
+        summary = self._site.summary(signed.hash)
+        report = _done(task)
+        report.summary.training = summary.training
+        report.summary.validation = summary.validation
+        report.summary.test = summary.test
+        report.summary.unlabelled = summary.unlabelled
+        if "fingerprint" in signed.plan.sends:
+            report.summary.dataset_hash = summary.dataset_hash
+        return report
+
+    def _train(self, task: pb.Task, files: RunFiles) -> pb.TaskReport | None:
+        signed = self._approved(task, files)
+        if "update" not in signed.plan.sends:
+            return refusal(task, "the approved plan does not list updates among what it sends")
+        if task.update_kind != pb.UPDATE_KIND_PLAIN:
+            return refusal(task, "this version sends plain updates only")
+        weights = files.object(_one(task, pb.PAYLOAD_KIND_WEIGHTS))
+        out = files.out / f"{task.task_id}.safetensors"
+        result = self._trainer_for(task.run_id, files).train(
+            TrainJob(
+                plan=signed.plan,
+                prepared=self._site.prepare(signed.hash),
+                weights=weights,
+                round=task.round - 1,
+                out=out,
+            )
+        )
+        report = _done(task)
+        payload = payload_of(pb.PAYLOAD_KIND_UPDATE, "update.safetensors", result.update)
+        payload.update_kind = pb.UPDATE_KIND_PLAIN
+        report.payloads.append(payload)
+        report.cases, report.patches = result.cases, result.patches
+        if "metrics" in signed.plan.sends:
+            report.loss = result.loss
+        report.times.work_seconds = result.seconds
+        return report
+
+    def _evaluate(self, task: pb.Task, files: RunFiles) -> pb.TaskReport | None:
+        signed = self._approved(task, files)
+        if "metrics" not in signed.plan.sends:
+            return refusal(task, "the approved plan does not list metrics among what it sends")
+        weights = files.object(_one(task, pb.PAYLOAD_KIND_WEIGHTS))
+        prepared = self._site.prepare(signed.hash)
+        trainer = self._trainer_for(task.run_id, files)
+        report = _done(task)
+        for name in task.splits:
+            job = EvaluateJob(signed.plan, prepared, weights, Split(name))
+            result = trainer.evaluate(job)
+            report.times.work_seconds += result.seconds
+            report.metrics.extend(_summaries(result, signed.plan.evaluation.metrics))
+        return report
+
+    def _publish(self, task: pb.Task, files: RunFiles) -> pb.TaskReport | None:
+        payload = _one(task, pb.PAYLOAD_KIND_WEIGHTS)
+        raw = files.object(_one(task, pb.PAYLOAD_KIND_MANIFEST)).read_bytes()
+        manifest = ModelManifest.from_json(raw)
+        if manifest.weights_sha256 != payload.sha256 or manifest.plan_hash != task.plan_hash:
+            return refusal(task, "the model's manifest does not belong to its weights and plan")
+        weights = files.object(payload)
+        self._site.model_offered(manifest, weights)
+        started = time.monotonic()
+        trainer = self._trainer_for(task.run_id, files)
+        counts = self._site.publish(manifest, weights, trainer)
+        if counts is None:
+            self.close()
+            return None
+        report = _done(task)
+        for name in _COUNTS:
+            setattr(report.counts, name, getattr(counts, name))
+        report.times.work_seconds = time.monotonic() - started
+        self.close()
+        return report
+
+    def _approved(self, task: pb.Task, files: RunFiles) -> SignedPlan:
+        """The run's plan, if the custodian's approval still stands.
+
+        Raises:
+            SiteFailed: the plan is not here or is not approved (any more).
+        """
+        if not files.plan.exists():
+            raise SiteFailed("this run's plan was never offered to this site")
+        signed = SignedPlan.from_json(files.plan.read_bytes())
+        if signed.hash != task.plan_hash:
+            raise SiteFailed("the task names another plan than the one offered")
+        if self._site.decision(signed.hash).decision is not Decision.APPROVED:
+            raise SiteFailed("the custodian's approval of this plan does not stand")
+        return signed
+
+    def _trainer_for(self, run_id: str, files: RunFiles) -> Trainer:
+        if self._trainer is None or self._trainer_run != run_id:
+            self.close()
+            self._trainer = self._factory(files.trainer, self._site.resources())
+            self._trainer_run = run_id
+        return self._trainer
+
+
+_COUNTS: Final = ("studies", "segmented", "no_finding", "skipped", "failed", "held", "sent")
+
+
+def _one(task: pb.Task, kind: pb.PayloadKind.ValueType) -> pb.Payload:
+    found = [payload for payload in task.payloads if payload.kind == kind]
+    if len(found) != 1:
+        raise SiteFailed(f"the task names {len(found)} objects where it needs one")
+    return found[0]
+
+
+def _summaries(result: EvaluateResult, wanted: tuple[str, ...]) -> list[pb.MetricSummary]:
+    """Mean and SD of each metric: no case's own score leaves the site."""
+    means, deviations = result.mean(), result.deviation()
+    return [
+        pb.MetricSummary(
+            split=result.split.value,
+            metric=name,
+            cases=len(result.cases),
+            mean=means[name],
+            sd=deviations[name],
+        )
+        for name in wanted
+        if name in means
+    ]
