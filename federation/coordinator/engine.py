@@ -45,6 +45,7 @@ from federation.errors import FederationError
 from federation.manifest import manifest_for
 from federation.plan import SignedPlan
 from federation.strategies.fedavg import WeightedUpdate, fedavg
+from federation.where import where
 
 Initialiser = Callable[[SignedPlan, Path, Path], None]
 """Writes a plan's initial weights: (plan, file to write, work folder)."""
@@ -123,7 +124,7 @@ class Engine:
             try:
                 moved = self.tick()
             except Exception as error:  # edge: whatever happens, the engine goes on
-                _log.error("engine_step_failed", cause=type(error).__name__, exc_info=True)
+                _log.error("engine_failed", cause=type(error).__name__, where=where(error))
                 self._stop.wait(2.0)
                 continue
             if not moved:
@@ -138,7 +139,18 @@ class Engine:
             except FederationError as error:
                 self._fail(run, str(error))
                 moved = True
+            except Exception as error:  # edge: one run's trouble must not stop the others
+                self._stumbled(run, error)
         return moved
+
+    def _stumbled(self, run: RunRow, error: Exception) -> None:
+        """A step failed for a reason that may pass (a full disk, a busy file): say so, try on."""
+        words = f"a step failed ({type(error).__name__}) and is tried again"
+        _log.error("step_failed", run=run.run_id, cause=type(error).__name__, where=where(error))
+        if run.words != words:
+            with self._store.change(quiet=True) as change:
+                change.set("runs", {"run_id": run.run_id}, {"words": words})
+            self._parts.audit.append("system", "run.stumbled", run.run_id, {"words": words})
 
     def plan(self, run: RunRow) -> SignedPlan:
         """The run's plan, parsed once."""

@@ -24,6 +24,7 @@ from federation.node.journal import Entry, Journal
 from federation.node.site_port import SitePort
 from federation.node.states import Step
 from federation.node.work import OnDemandTrainer, RunFiles, TrainerFactory, Worker, failure
+from federation.where import where
 from federation.wire import federation_pb2 as pb
 
 DEFERRED_POLL_S: Final = 2.0
@@ -175,8 +176,8 @@ class SiteAgent:
         if entry.step in (Step.WORKED, Step.SENT):
             entry = self._send(entry)
             self._report(entry)
-        elif entry.step is Step.REPORTED and entry.report is not None:
-            self._connection.report(entry.report)
+        elif entry.step is Step.REPORTED:
+            self._report_again(entry)
 
     def _fetch(self, entry: Entry) -> Entry:
         task, files = entry.task, self._files(entry.task)
@@ -197,7 +198,7 @@ class SiteAgent:
         except FederationError as error:
             report = failure(task, str(error))
         except Exception as error:  # edge: only the class name of a foreign error may travel
-            _log.error("task_failed", cause=type(error).__name__, exc_info=True)
+            _log.error("task_failed", cause=type(error).__name__, where=where(error))
             report = failure(task, f"the site could not do it ({type(error).__name__})")
         if self._stop.is_set():
             # What ended the work may be the stop itself: nothing is kept, it is done again.
@@ -248,6 +249,13 @@ class SiteAgent:
         }
         self._site.record("task.reported", detail)
         self._tidy(task)
+
+    def _report_again(self, entry: Entry) -> None:
+        """The coordinator asks for a task that it has had reported: its state was set back."""
+        try:
+            self._connection.report(entry.report or failure(entry.task, "already reported"))
+        except RequestRefused as error:
+            self._connection.report(failure(entry.task, f"reported before: {error}"))
 
     def _tidy(self, task: pb.Task) -> None:
         files = self._files(task)

@@ -260,7 +260,7 @@ class CoordinatorConnection:
         )
         moved = 0
         stream = self._stub.GetObject(request)
-        with part.open("ab") as sink, _Watch(lambda: stream.cancel()) as watch:
+        with part.open("ab") as sink, _Watch(stream.cancel) as watch:
             for chunk in stream:
                 watch.moved()
                 if chunk.offset != have or have + len(chunk.data) > payload.size:
@@ -308,7 +308,7 @@ class CoordinatorConnection:
                     moved += len(data)
 
             call = self._stub.PutObject.future(chunks())
-            watch.ends = lambda: call.cancel()
+            watch.ends = call.cancel
             result = call.result()
         if not result.complete:
             raise CoordinatorUnreachable("the upload ended early")
