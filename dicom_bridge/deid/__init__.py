@@ -12,16 +12,26 @@ from dicom_bridge.deid.engine import (
 from dicom_bridge.deid.identifiers import Identifiers
 from dicom_bridge.deid.profile import Profile
 from dicom_bridge.deid.pseudonym import Pseudonymizer
+from dicom_bridge.deid.residual import ResidualHit, residual_search, search_bytes
+from dicom_bridge.deid.sidecar import header_sidecar
 from dicom_bridge.deid.table import Option
+from dicom_bridge.deid.tree import DeidentifyRequest, TreeSummary, deidentify_tree
 
 __all__ = [
     "Deidentified",
+    "DeidentifyRequest",
     "Identifiers",
     "Option",
     "Profile",
     "Proof",
     "Pseudonymizer",
+    "ResidualHit",
+    "TreeSummary",
     "deidentify_bytes",
     "deidentify_dataset",
     "deidentify_file",
+    "deidentify_tree",
+    "header_sidecar",
+    "residual_search",
+    "search_bytes",
 ]

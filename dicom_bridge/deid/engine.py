@@ -7,7 +7,7 @@ import os
 import struct
 import uuid
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import lru_cache
 from importlib import metadata
 from pathlib import Path
@@ -20,6 +20,7 @@ from pydicom.filewriter import write_dataset
 
 from dicom_bridge.deid import codec
 from dicom_bridge.deid.codec import DicomFile, Element
+from dicom_bridge.deid.identifiers import DATE_TAGS, Identifiers
 from dicom_bridge.deid.pixels import ENCODINGS, ImageFacts, burned_in_reason
 from dicom_bridge.deid.profile import Profile
 from dicom_bridge.deid.pseudonym import Pseudonymizer
@@ -44,7 +45,6 @@ PATIENT_ID, ISSUER, PIXEL_DATA = 0x00100020, 0x00100021, 0x7FE00010
 IDENTITY_REMOVED, METHOD, METHOD_CODES = 0x00120062, 0x00120063, 0x00120064
 TEMPORAL = 0x00280303
 _FLOAT_PIXELS = (0x7FE00008, 0x7FE00009)
-_IMAGE_LIKE = struct.Struct("<H")
 
 
 @dataclass(frozen=True, slots=True)
@@ -59,7 +59,8 @@ class Proof:
         codes: codes of CID 7050 that ran on this object.
         sop_class: SOPClassUID.
         sop_instance: the new SOPInstanceUID.
-        series: the new SeriesInstanceUID, empty where there is none.
+        series: the new SeriesInstanceUID.
+        study: the new StudyInstanceUID.
     """
 
     actions: Mapping[str, int]
@@ -69,6 +70,7 @@ class Proof:
     sop_class: str
     sop_instance: str
     series: str
+    study: str
 
 
 @dataclass(frozen=True, slots=True)
@@ -81,10 +83,17 @@ class Deidentified:
 
 @dataclass(frozen=True, slots=True)
 class Encoded:
-    """A de-identified object as the bytes of a PS3.10 file, with its proof."""
+    """A de-identified object as the bytes of a PS3.10 file, with its proof.
+
+    Attributes:
+        parts: the file, in pieces.
+        proof: what was done.
+        identifiers: the original's names, numbers and dates, for a search of what comes out.
+    """
 
     parts: tuple[bytes | memoryview, ...]
     proof: Proof
+    identifiers: Identifiers = field(repr=False)
 
 
 def deidentify_dataset(ds: Dataset, profile: Profile, pseudonymizer: Pseudonymizer) -> Deidentified:
@@ -118,7 +127,7 @@ def deidentify_file(
     Raises:
         DataRefused: it cannot be de-identified; nothing is written.
     """
-    encoded = deidentify_bytes(_read(source), profile, pseudonymizer)
+    encoded = deidentify_bytes(read_source(source), profile, pseudonymizer)
     write_encoded(encoded, destination)
     return encoded.proof
 
@@ -154,7 +163,12 @@ def write_encoded(encoded: Encoded, destination: Path) -> None:
         raise
 
 
-def _read(source: Path) -> bytes:
+def read_source(source: Path) -> bytes:
+    """The bytes of a file of reasonable size.
+
+    Raises:
+        DataRefused: it is too large or cannot be read.
+    """
     try:
         size = source.stat().st_size
         if size > codec.LARGEST_FILE:
@@ -279,9 +293,14 @@ class Engine:
             sop_class=sop_class,
             sop_instance=sop_instance,
             series=series,
+            study=new(reader.text(STUDY)),
         )
         out_syntax = codec.EXPLICIT_LE if syntax == codec.IMPLICIT_LE else syntax
-        return Encoded((_file_meta(sop_class, sop_instance, out_syntax), *walker.out), proof)
+        parts = (_file_meta(sop_class, sop_instance, out_syntax), *walker.out)
+        identifiers = Identifiers(
+            names=frozenset(walker.names), ids=frozenset(walker.numbers), dates=reader.dates()
+        )
+        return Encoded(parts, proof, identifiers)
 
     def _make_marks(self) -> tuple[bytes, bytes]:
         """Group 0012 and (0028,0303): what ran, exactly (PS3.15 E.1.1, PS3.3 C.7.1.1)."""
@@ -332,6 +351,11 @@ class _Reader:
     def text(self, tag: int) -> str:
         """The value as plain text in upper case, stripped."""
         return self.raw_text(tag).upper()
+
+    def dates(self) -> frozenset[str]:
+        """Birth date and dates of study, series and image, as YYYYMMDD."""
+        found = (self.raw_text(tag)[:8] for tag in DATE_TAGS if tag in self.elements)
+        return frozenset(day for day in found if len(day) == 8 and day.isdigit())
 
     def number(self, tag: int, default: int = 0) -> int:
         """A US value, or an IS value; the default where absent."""
