@@ -22,7 +22,7 @@ from appliance.keying import validation_rank
 from appliance.pipeline.pool import WorkerPool
 from appliance.pipeline.worker import Answer
 from appliance.research import CaseFiles, case_hash
-from appliance.store import Member, NodeState, PlanRow
+from appliance.store import DatasetState, Member, NodeState, PlanRow
 from federation.errors import PreparedDataRefused, SiteFailed
 from federation.learning.prepared import (
     CaseEntry,
@@ -237,6 +237,8 @@ class Preparer:
 
     def _prepare(self, row: PlanRow) -> Path:
         folder = self.folder(row)
+        if self._state.datasets.get(row.dataset or "").state is not DatasetState.APPROVED:
+            raise SiteFailed("the data set of this plan is not approved (any more)")
         plan = SignedPlan.from_json(row.document.encode()).plan
         uses = self.uses(row)
         wanted = {member.case for member, _ in uses}

@@ -212,6 +212,8 @@ class Runner:
         with self.settling:
             if not self._state.studies.holds(claim):
                 remove_tree(work.out)
+                study = self._state.studies.get(claim.study.study_key)
+                self.tidy(work.study_dir, study.state, study.stage)
                 return
             if answer.refused is None and answer.failed is None:
                 answer = self._settle(running, answer)
@@ -238,6 +240,9 @@ class Runner:
         except OSError as error:
             return Answer(failed=f"the disk refused to keep the result ({error.strerror})")
         self._tell(claim, Point.RENAMED)
+        if result.refused is not None:
+            self._stopped(claim, Answer(refused=result.refused))
+            return answer
         seconds = time.monotonic() - running.started
         outcome = Outcome(
             inputs=result.inputs,

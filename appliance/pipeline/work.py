@@ -16,6 +16,8 @@ STAGES = "stages"
 TEMPORARY = ".tmp"
 SOURCE_PREFIX = "source-"
 """Files of `convert` with original headers; the node moves them into the vault."""
+QC_FILE = "qc.json"
+"""The quality report of `check`."""
 TREE = "tree"
 """Folder of `publish` that mirrors ``research/PROJECT``."""
 
@@ -73,6 +75,7 @@ class StageResult:
         qc_decision: pass, review or fail, where the stage decides it.
         facts: counts, versions, volumes.
         detail: one sentence for the operator.
+        refused: why the study is quarantined although the stage's files are kept for a person.
     """
 
     inputs: tuple[str, ...] | None = None
@@ -80,3 +83,4 @@ class StageResult:
     qc_decision: str | None = None
     facts: Mapping[str, JSON] = field(default_factory=dict)
     detail: str = ""
+    refused: str | None = None

@@ -16,7 +16,7 @@ import nibabel
 from appliance.errors import StageFailed
 from appliance.pipeline.stages.convert import LABEL_FILE
 from appliance.pipeline.states import Stage
-from appliance.pipeline.work import TREE, StageResult, StageWork
+from appliance.pipeline.work import QC_FILE, TREE, StageResult, StageWork
 from appliance.research import CaseFiles, sidecar
 from federation.canonical import JSON
 
@@ -53,7 +53,7 @@ def run(work: StageWork) -> StageResult:
         target = tree / files.label()
         compress(label, target)
         _describe(target, files, "FLAIR", {"LabelMap": _label_map(work)})
-    _copy(work.of(Stage.CHECK) / "qc.json", tree / files.qc())
+    _copy(work.of(Stage.CHECK) / QC_FILE, tree / files.qc())
     return StageResult(detail=f"{count} images published")
 
 

@@ -1,0 +1,210 @@
+"""The running node's verbs for the control API (`appliance.control.operations.NodeOperations`)."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+
+from appliance.control.operations import (
+    ComponentView,
+    EchoView,
+    FederationView,
+    FoundView,
+    MetricView,
+    PullView,
+    QcView,
+)
+from appliance.datasets import Datasets
+from appliance.errors import NotFound
+from appliance.home import Home, remove_tree
+from appliance.identity import Identities
+from appliance.intake import Intake, criteria_of
+from appliance.pipeline.runner import Runner
+from appliance.pipeline.states import Event, Stage
+from appliance.pipeline.work import QC_FILE, STAGES
+from appliance.preparation import Preparer
+from appliance.research import CaseFiles, case_files, erase_case
+from appliance.results import Results
+from appliance.settings import PacsSection, Settings
+from appliance.store import DatasetRow, NodeState, ResultRow, StudyRow
+from dicom_bridge.errors import DicomBridgeError
+
+
+@dataclass(frozen=True, slots=True)
+class OperationsParts:
+    """What the verbs need.
+
+    Attributes:
+        state: the node's state.
+        home: the node home.
+        settings: the node's settings.
+        identities: pseudonyms and vault.
+        intake: queries and fetches.
+        runner: the pipeline.
+        datasets: data sets.
+        preparer: prepared folders.
+        results: segmentations.
+        components: the service's parts now.
+        federation: the link to the coordinator now.
+        wake: lets every waiting part look for work.
+    """
+
+    state: NodeState
+    home: Home
+    settings: Settings
+    identities: Identities
+    intake: Intake
+    runner: Runner
+    datasets: Datasets
+    preparer: Preparer
+    results: Results
+    components: Callable[[], Sequence[ComponentView]]
+    federation: Callable[[], FederationView]
+    wake: Callable[[], None]
+
+
+class Operations:
+    """See `NodeOperations` for what each method promises."""
+
+    def __init__(self, parts: OperationsParts) -> None:
+        self._parts = parts
+
+    def components(self) -> Sequence[ComponentView]:
+        """The service's parts."""
+        return self._parts.components()
+
+    def federation(self) -> FederationView:
+        """The link to the coordinator."""
+        return self._parts.federation()
+
+    def echo(self, pacs: str) -> EchoView:
+        """C-ECHO to a configured PACS; a failure is an answer in words.
+
+        Raises:
+            NotFound: no such PACS.
+        """
+        section = self._pacs(pacs)
+        try:
+            answer = self._parts.intake.client(section).echo()
+        except DicomBridgeError as error:
+            return EchoView(section.name, False, str(error), 0.0)
+        return EchoView(section.name, answer.ok, answer.words, round(answer.seconds * 1000.0, 1))
+
+    def find(self, pacs: str, *, reveal: bool) -> Sequence[FoundView]:
+        """C-FIND by the configured criteria.
+
+        Raises:
+            NotFound: no such PACS.
+            DicomBridgeError: the PACS does not answer.
+        """
+        section = self._pacs(pacs)
+        found = []
+        for match in self._parts.intake.client(section).find_studies(criteria_of(section)):
+            key = self._parts.identities.study_key(match.StudyInstanceUID)
+            view = FoundView(
+                key=key,
+                modalities=", ".join(match.ModalitiesInStudy),
+                instances=match.instances or 0,
+                known=self._parts.state.studies.find(key) is not None,
+            )
+            if reveal:
+                view = FoundView(
+                    view.key,
+                    view.modalities,
+                    view.instances,
+                    view.known,
+                    patient=f"{match.PatientName} ({match.PatientID})",
+                    date=match.StudyDate,
+                    description=match.StudyDescription,
+                )
+            found.append(view)
+        return found
+
+    def pull(self, pacs: str, keys: Sequence[str]) -> PullView:
+        """Take in matching studies.
+
+        Raises:
+            NotFound: no such PACS.
+            DicomBridgeError: the PACS does not answer.
+        """
+        pulled = self._parts.intake.poll(self._pacs(pacs), keys)
+        return PullView(pulled.matched, pulled.added)
+
+    def create_dataset(self, name: str, tags: Sequence[str]) -> DatasetRow:
+        """An open data set."""
+        return self._parts.datasets.create(name, tags)
+
+    def freeze_dataset(self, name: str) -> DatasetRow:
+        """Fix members and split."""
+        return self._parts.datasets.freeze(name)
+
+    def withdraw(self, study_key: str, *, reason: str) -> StudyRow:
+        """Erase a study for every later use; a running stage's result is dropped."""
+        with self._parts.runner.settling:
+            row = self._parts.state.studies.apply(study_key, Event.WITHDRAW, reason=reason)
+            self._erase(row)
+        return row
+
+    def withdraw_patient(self, study_key: str, *, reason: str) -> list[StudyRow]:
+        """Erase every study of a study's patient; studies found later are withdrawn at once."""
+        patient = self._parts.state.studies.get(study_key).patient_key
+        with self._parts.runner.settling:
+            rows = self._parts.state.studies.withdraw_patient(patient, reason=reason)
+            for row in rows:
+                self._erase(row)
+        return rows
+
+    def _erase(self, row: StudyRow) -> None:
+        self._parts.results.withdraw(row.study_key)
+        remove_tree(self._parts.home.study(row.study_key))
+        erase_case(self._parts.home, CaseFiles(row.subject, row.session))
+        self._parts.preparer.remove_case(row.case)
+        self._parts.state.instances.forget(row.study_key)
+        self._parts.identities.forget(row.study_key)
+
+    def release_result(self, key: str, *, actor: str, destination: str) -> ResultRow:
+        """Release a held result."""
+        return self._parts.results.release(key, actor=actor, destination=destination)
+
+    def hold_result(self, key: str, *, reason: str) -> ResultRow:
+        """Hold a result that is not sent."""
+        return self._parts.results.hold(key, reason=reason)
+
+    def send_result(self, key: str) -> ResultRow:
+        """Send a released result now, or a sent one again."""
+        return self._parts.results.send(key)
+
+    def qc(self, study_key: str) -> QcView:
+        """A study's QC record; empty where it has none yet."""
+        study = self._parts.state.studies.get(study_key)
+        published = self._parts.home.research / CaseFiles(study.subject, study.session).qc()
+        staged = self._parts.home.study(study_key) / STAGES / Stage.CHECK.value / QC_FILE
+        for path in (published, staged):
+            try:
+                document = json.loads(path.read_bytes())
+            except OSError:
+                continue
+            metrics = tuple(
+                MetricView(m["name"], float(m["value"]), m["unit"], m["direction"])
+                for m in document["metrics"]
+                if m["value"] is not None
+            )
+            return QcView(document["decision"], tuple(document["reasons"]), metrics)
+        return QcView()
+
+    def files(self, study_key: str) -> Sequence[str]:
+        """A study's files below the research folder, relative."""
+        study = self._parts.state.studies.get(study_key)
+        found = case_files(self._parts.home, CaseFiles(study.subject, study.session))
+        return [path.as_posix() for path in found]
+
+    def wake(self) -> None:
+        """Let waiting parts look for work now."""
+        self._parts.wake()
+
+    def _pacs(self, name: str) -> PacsSection:
+        for pacs in self._parts.settings.pacs:
+            if not name or pacs.name == name:
+                return pacs
+        raise NotFound("no [[pacs]] of the settings has this name")
