@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import os
 import shutil
+import socket
 import subprocess
 import sys
 from collections.abc import Iterator, Sequence
@@ -23,8 +24,7 @@ from pydicom.uid import UID, ExplicitVRLittleEndian, MRImageStorage, generate_ui
 from appliance.demo.namespace import free_ports
 from appliance.demo.pacs import EmbeddedPacs, OrthancPacs, find_orthanc
 from appliance.demo.processes import Process, start
-from dicom_bridge.errors import PeerError
-from dicom_bridge.net import PacsClient, Receiver, ReceiverSettings, RemoteAE, RetryPolicy, Timeouts
+from dicom_bridge.net import Receiver, ReceiverSettings, RemoteAE, RetryPolicy, Timeouts
 from tests.tools import in_ci
 from tests.waiting import wait_for
 
@@ -86,26 +86,26 @@ def running_embedded(
 
 @contextmanager
 def running_storescp(
-    folder: Path, *, ae_title: str = "STORESCP", options: Sequence[str] = ()
+    folder: Path, *, ae_title: str = "STORESCP", port: int = 0, options: Sequence[str] = ()
 ) -> Iterator[RemoteAE]:
     """DCMTK's storescp, which writes what it gets below ``folder``."""
-    port = free_port()
+    port = port or free_port()
     folder.mkdir(parents=True, exist_ok=True)
     command = [str(dcmtk("storescp")), "-aet", ae_title, "-od", str(folder), *options, str(port)]
     process: Process = start("storescp", command, folder.parent / f"{folder.name}.log")
     remote = RemoteAE(ae_title, LOOPBACK, port)
     try:
-        client = PacsClient(remote, calling_ae="TEST", timeouts=QUICK)
-        wait_for(lambda: _alive(client), what="storescp to answer C-ECHO")
+        wait_for(lambda: _listens(port), what="storescp to listen")
         yield remote
     finally:
         process.stop()
 
 
-def _alive(client: PacsClient) -> bool:
+def _listens(port: int) -> bool:
     try:
-        return client.echo().ok
-    except PeerError:
+        with socket.create_connection((LOOPBACK, port), timeout=1.0):
+            return True
+    except OSError:
         return False
 
 

@@ -20,7 +20,7 @@ from pathlib import Path
 
 from appliance.demo.processes import Process, last_line, start
 from appliance.errors import ApplianceError
-from dicom_bridge.errors import PeerError
+from dicom_bridge.errors import AssociationRejected, PeerError
 from dicom_bridge.net import PacsClient, RemoteAE, Timeouts
 
 LOOPBACK = "127.0.0.1"
@@ -88,11 +88,12 @@ class _Pacs:
         while not ready():
             status = self._process.popen.poll()
             if status is not None or time.monotonic() > deadline:
+                cause = _cause(log)
                 self.stop()
                 what = f"did not answer in {START_SECONDS:g} s"
                 if status is not None:
                     what = f"ended with status {status}"
-                raise PacsNotStarted(f"{self.kind} {what}; its log ends with: {last_line(log)}")
+                raise PacsNotStarted(f"{self.kind} {what}; its log says: {cause}")
             pause.wait(_LOOK_EVERY_S)
 
 
@@ -300,5 +301,16 @@ def _answers_dicom(remote: RemoteAE, peers: Sequence[RemoteAE]) -> bool:
     quick = Timeouts(connect_s=2.0, association_s=5.0, response_s=5.0)
     try:
         return PacsClient(remote, calling_ae=caller, timeouts=quick).echo().ok
+    except AssociationRejected:
+        return not peers
     except PeerError:
         return False
+
+
+def _cause(log: Path) -> str:
+    """The first error in Orthanc's log (its lines begin with E), otherwise the log's last line."""
+    try:
+        lines = log.read_text(encoding="utf-8", errors="replace").splitlines()
+    except OSError:
+        lines = []
+    return next((line for line in lines if line.startswith("E")), last_line(log))

@@ -14,7 +14,7 @@ from pynetdicom import build_context
 from pynetdicom.association import Association
 from pynetdicom.presentation import PresentationContext
 
-from dicom_bridge.errors import PeerError
+from dicom_bridge.errors import PeerError, PeerUnreachable
 from dicom_bridge.net.association import Link, associate, lost
 from dicom_bridge.net.model import SendOutcome
 from dicom_bridge.net.words import describe_status
@@ -112,21 +112,29 @@ def _contexts(group: Sequence[tuple[int, _Parcel]]) -> list[PresentationContext]
 
 def _send_group(link: Link, group: Sequence[tuple[int, _Parcel]]) -> dict[int, SendOutcome]:
     outcomes: dict[int, SendOutcome] = {}
+    broken = ""
     with associate(link, _contexts(group)) as association:
         for number, (position, parcel) in enumerate(group):
-            if not association.is_established:
+            try:
+                outcomes[position] = _send_one(association, link, parcel, number % 65535 + 1)
+            except PeerUnreachable as error:
+                broken = f"not stored: {error}"
+                association.abort()
                 break
-            outcomes[position] = _send_one(association, link, parcel, number % 65535 + 1)
     for position, parcel in group:
         if position not in outcomes:
-            words = f"not sent: {lost(link, 'C-STORE')}"
-            outcomes[position] = SendOutcome(parcel.path, parcel.sop_instance, None, words)
+            outcomes[position] = SendOutcome(parcel.path, parcel.sop_instance, None, broken)
     return outcomes
 
 
 def _send_one(
     association: Association, link: Link, parcel: _Parcel, message_id: int
 ) -> SendOutcome:
+    """Send one file; a file that cannot be sent is an outcome, a lost connection an error.
+
+    Raises:
+        PeerUnreachable: the association ended or no answer came.
+    """
     exact = any(
         context.abstract_syntax == parcel.sop_class and parcel.syntax in context.transfer_syntax
         for context in association.accepted_contexts
@@ -134,18 +142,16 @@ def _send_one(
     try:
         what = parcel.path if exact else dcmread(parcel.path)
         status = association.send_c_store(what, msg_id=message_id)
-    except (ValueError, AttributeError, RuntimeError, OSError, InvalidDicomError) as error:
-        if isinstance(error, RuntimeError):
-            words = f"not sent: {lost(link, 'C-STORE')}"
-        else:
-            words = (
-                f"not sent: {link.remote} accepts neither this SOP class nor this transfer syntax "
-                "for it; ask its administrator to enable it"
-            )
+    except RuntimeError as error:
+        raise lost(link, "C-STORE") from error
+    except (ValueError, AttributeError, OSError, InvalidDicomError):
+        words = (
+            f"not sent: {link.remote} accepts neither this SOP class nor this transfer syntax "
+            "for it; ask its administrator to enable it"
+        )
         return SendOutcome(parcel.path, parcel.sop_instance, None, words)
     if "Status" not in status:
-        words = f"no answer: {lost(link, 'C-STORE')}"
-        return SendOutcome(parcel.path, parcel.sop_instance, None, words)
+        raise lost(link, "C-STORE")
     code = int(status.Status)
     words = describe_status("C-STORE", code)
     return SendOutcome(parcel.path, parcel.sop_instance, code, words)

@@ -40,7 +40,7 @@ def configure() -> None:
     logger.addHandler(logging.NullHandler())
     logger.setLevel(logging.CRITICAL)
     logger.propagate = False
-    AssociationSocket._shutdown_socket = _shut_down_and_close  # type: ignore[method-assign]
+    AssociationSocket._shutdown_socket = _shut_down_and_close  # type: ignore[method-assign, assignment]
 
 
 def _shut_down_and_close(transport: AssociationSocket) -> None:
