@@ -1,0 +1,115 @@
+"""An independent search for identifiers in files: raw, decompressed and base64-decoded bytes.
+
+It shares no code with the product's own residual search.
+"""
+
+from __future__ import annotations
+
+import base64
+import binascii
+import re
+import zlib
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+import pydicom
+
+NAMES = ("PatientName", "ReferringPhysicianName", "PerformingPhysicianName", "OperatorsName")
+VALUES = (
+    "PatientID",
+    "OtherPatientIDs",
+    "AccessionNumber",
+    "InstitutionName",
+    "InstitutionAddress",
+    "StationName",
+    "DeviceSerialNumber",
+    "PatientAddress",
+    "PatientTelephoneNumbers",
+    "StudyInstanceUID",
+    "SeriesInstanceUID",
+    "SOPInstanceUID",
+    "FrameOfReferenceUID",
+)
+DATES = ("PatientBirthDate", "StudyDate", "SeriesDate", "AcquisitionDate", "ContentDate")
+SHORTEST = 6
+TEXT = rb"0-9A-Za-z.^\-_ @/,:+"
+RUN = re.compile(rb"[" + TEXT + rb"]{5,}")
+RUN_16 = re.compile(rb"(?:[" + TEXT + rb"]\x00){5,}")
+BASE64 = re.compile(rb"[A-Za-z0-9+/_-]{24,}={0,2}")
+LARGEST_BASE64 = 64 * 2**20
+
+
+@dataclass(frozen=True, slots=True)
+class Hit:
+    """A needle found in a file; what it is, not its value."""
+
+    file: str
+    kind: str
+
+
+def needles_of(headers: Iterable[pydicom.Dataset]) -> dict[str, str]:
+    """Identifying strings of data sets, lower case, with the attribute they come from."""
+    found: dict[str, str] = {}
+    for header in headers:
+        for keyword in NAMES:
+            for part in re.split(r"[\^ =]+", str(header.get(keyword, ""))):
+                found[part.lower()] = keyword
+        for keyword in VALUES:
+            found[str(header.get(keyword, "")).lower()] = keyword
+        for keyword in DATES:
+            value = str(header.get(keyword, ""))
+            found[value] = keyword
+            if len(value) == 8:
+                found[f"{value[:4]}-{value[4:6]}-{value[6:]}"] = keyword
+    return {needle: kind for needle, kind in found.items() if len(needle) >= SHORTEST}
+
+
+def headers_below(folder: Path) -> Iterator[pydicom.Dataset]:
+    """The header of every DICOM file below a folder."""
+    for path in sorted(folder.rglob("*.dcm")):
+        yield pydicom.dcmread(path, stop_before_pixels=True, force=True)
+
+
+def search(paths: Iterable[Path], needles: dict[str, str]) -> list[Hit]:
+    """Every file that holds a needle, in its bytes or its name.
+
+    Args:
+        paths: files and folders.
+        needles: lower-case strings and what they are.
+    """
+    hits = []
+    for path in paths:
+        files = [path] if path.is_file() else sorted(p for p in path.rglob("*") if p.is_file())
+        for file in files:
+            text = "\n".join([str(file.relative_to(path.parent)).lower(), *texts(file)])
+            hits += [Hit(str(file), kind) for needle, kind in needles.items() if needle in text]
+    return hits
+
+
+def texts(file: Path) -> Iterator[str]:
+    """The printable runs of a file, of what it decompresses to and of its base64 parts."""
+    content = file.read_bytes()
+    for layer in layers(content):
+        runs = [run.lower() for run in RUN.findall(layer)]
+        runs += [run.replace(b"\x00", b"").lower() for run in RUN_16.findall(layer)]
+        yield b"\n".join(runs).decode("ascii")
+
+
+def layers(content: bytes, depth: int = 0) -> Iterator[bytes]:
+    """The bytes, then what they contain compressed or as base64, three levels deep."""
+    yield content
+    if depth == 3:
+        return
+    if content[:2] == b"\x1f\x8b" or content[:2] in (b"\x78\x01", b"\x78\x9c", b"\x78\xda"):
+        try:
+            yield from layers(zlib.decompressobj(47).decompress(content), depth + 1)
+        except zlib.error:
+            return
+    elif len(content) < LARGEST_BASE64:
+        for run in BASE64.findall(content):
+            padded = run.rstrip(b"=") + b"=" * (-len(run.rstrip(b"=")) % 4)
+            try:
+                yield from layers(base64.b64decode(padded, altchars=None), depth + 1)
+            except binascii.Error:
+                continue
