@@ -39,7 +39,7 @@ COMPUTED_WORDS = frozenset(
         *("REFORMATTED", "RESAMPLED", "SUBTRACTION", "PROJECTION", "AVERAGE", "MEAN", "COMBINED"),
         *("COMPOSED", "DIS2D", "DIS3D", "NORM", "T1", "T2", "MAP", "MOCO", "SUM", "DIXON"),
         *("WATER", "FAT", "MFSPLIT", "FILTERED", "PROPELLER", "RESPONSE", "MOSAIC", "PHASE"),
-        *("MAGNITUDE", "REAL", "BVALUE", "CALC"),
+        *("MAGNITUDE", "REAL", "BVALUE", "CALC", "AXIAL", "LOCALIZER"),
     )
 )
 JFIF = 16

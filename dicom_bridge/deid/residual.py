@@ -13,7 +13,7 @@ import base64
 import binascii
 import re
 import zlib
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from functools import cache, lru_cache
 from pathlib import Path
@@ -27,6 +27,7 @@ BINARY_TOKEN = 5
 TEXT_TOKEN = 3
 WHOLE_WORD = 5
 _BASE64 = re.compile(rb"(?:[A-Za-z0-9+/_-]{4}\s{0,2}){6,}[A-Za-z0-9+/_-]{0,3}={0,2}")
+_DECIMALS = re.compile(rb"[0-9]\.")
 _MONTHS = ("jan", "feb", "mar", "apr", "may", "jun", "jul", "aug", "sep", "oct", "nov", "dec")
 
 
@@ -185,6 +186,17 @@ def _unbase64(text: bytes) -> bytes | None:
         return None
 
 
+def search_voxels(data: bytes, identifiers: Identifiers) -> bool:
+    """Whether a long name or number stands in raw voxels, as ASCII or UTF-16."""
+    tokens = [t for t in _tokens(identifiers) if t.kind != "date" and len(t.text) > BINARY_TOKEN]
+    lowered = data.lower() if tokens else b""
+    return any(
+        _find(lowered, needle, token, wide=name == "utf-16") >= 0
+        for token in tokens
+        for name, needle in _needles(token.text)
+    )
+
+
 def _in_view(data: bytes, tokens: tuple[_Token, ...]) -> Iterator[tuple[str, str, int]]:
     """Hits in one view: as text where it is text, as bytes otherwise."""
     text = _as_text(data)
@@ -225,7 +237,7 @@ def _find(data: bytes, needle: bytes, token: _Token, *, wide: bool) -> int:
     place = data.find(needle)
     while place >= 0:
         step = 2 if wide else 1
-        before = data[place - step : place - step + 1] if place >= step else b""
+        before = data[max(0, place - 2 * step) : place : step]
         end = place + len(needle)
         if not token.whole or not _continues(before, needle[:1], data[end : end + 1]):
             return place
@@ -234,11 +246,13 @@ def _find(data: bytes, needle: bytes, token: _Token, *, wide: bool) -> int:
 
 
 def _continues(before: bytes, first: bytes, after: bytes) -> bool:
+    """Whether a number or word goes on beyond what was found; decimals of a number do."""
     if first.isdigit():
-        return before.isdigit() or after.isdigit()
-    return before.isalnum() or after.isalnum()
+        return before[-1:].isdigit() or after.isdigit() or _DECIMALS.fullmatch(before) is not None
+    return before[-1:].isalnum() or after.isalnum()
 
 
+_PRINTABLE = bytes(range(32, 127))
 _STRINGS = re.compile(rb"[\x20-\x7e\x80-\xff]{6,}")
 _HEAD = 256 * 1024
 
@@ -247,8 +261,7 @@ def _in_strings(data: bytes, tokens: tuple[_Token, ...]) -> Iterator[tuple[str, 
     """Short tokens as whole words among printable runs at the start, where headers lie."""
     for match in _STRINGS.finditer(data[:_HEAD]):
         run = match.group()
-        printable = sum(32 <= byte < 127 for byte in run)
-        if printable < 0.8 * len(run):
+        if len(run.translate(None, _PRINTABLE)) > 0.2 * len(run):
             continue
         for decoded in {run.decode("latin-1"), run.decode("utf-8", "replace")}:
             for kind, offset in _in_text(fold(decoded), tokens, whole=True):
@@ -260,7 +273,7 @@ def _in_text(text: str, tokens: tuple[_Token, ...], *, whole: bool) -> Iterator[
         place = text.find(token.text)
         while place >= 0:
             end = place + len(token.text)
-            before = text[place - 1] if place else " "
+            before = text[max(0, place - 2) : place]
             after = text[end] if end < len(text) else " "
             if _stands_alone(before, token, after, whole=whole):
                 yield token.kind, place
@@ -269,9 +282,9 @@ def _in_text(text: str, tokens: tuple[_Token, ...], *, whole: bool) -> Iterator[
 
 
 def _stands_alone(before: str, token: _Token, after: str, *, whole: bool) -> bool:
-    if token.kind in ("id", "date"):
-        edge: Callable[[str], bool] = str.isdigit if token.text[0].isdigit() else str.isalnum
-        return not edge(before) and not (edge(after) and token.text[-1].isalnum())
     if token.whole or (whole and len(token.text) < BINARY_TOKEN):
-        return not before.isalnum() and not after.isalnum()
+        ends = before.encode("utf-8", "replace"), after.encode("utf-8", "replace")
+        if not before[-1:].isascii() or not after.isascii():
+            return not before[-1:].isalnum() and not after.isalnum()
+        return not _continues(ends[0], token.text[:1].encode(), ends[1])
     return True

@@ -157,6 +157,8 @@ def compile_rules(profile: Profile, sop_class: str) -> Node:
     Raises:
         DataRefused: the SOP class is unknown or cannot be de-identified.
     """
+    if not sop_class:
+        raise DataRefused("the SOP Class UID is missing or empty")
     iod = sop_classes().get(sop_class)
     if iod is None:
         raise DataRefused("objects of this SOP class cannot be de-identified: send images or SEG")

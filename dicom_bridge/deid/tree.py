@@ -23,14 +23,14 @@ from typing import Any
 import structlog
 
 from dicom_bridge.deid.engine import Encoded, Proof, deidentify_bytes, read_source, write_encoded
-from dicom_bridge.deid.identifiers import Identifiers
 from dicom_bridge.deid.profile import Profile
 from dicom_bridge.deid.pseudonym import Pseudonymizer
-from dicom_bridge.deid.residual import search_bytes
+from dicom_bridge.deid.residual import search_bytes, search_voxels
 from dicom_bridge.errors import DataRefused, SettingsRefused
 
 BATCH = 32
 PART = ".incoming"
+PIXELS = 64 * 1024
 REPORT_FORMAT = 1
 DIFFERS = "another file with the same SOP Instance UID has a different content"
 LEAK = "an identifier was still in the output: nothing was written"
@@ -288,14 +288,7 @@ def leaks(encoded: Encoded) -> bool:
     small = b"\n".join(bytes(p) for p in encoded.parts if len(p) < PIXELS)
     if search_bytes(small + b"\0", known):
         return True
-    long = Identifiers(
-        names=frozenset(n for n in known.names if len(n) > 5),
-        ids=frozenset(i for i in known.ids if len(i) > 5),
-    )
-    return any(search_bytes(bytes(p) + b"\0", long) for p in encoded.parts if len(p) >= PIXELS)
-
-
-PIXELS = 64 * 1024
+    return any(search_voxels(bytes(p), known) for p in encoded.parts if len(p) >= PIXELS)
 
 
 class _Collector:
