@@ -71,6 +71,15 @@ def _zone(value: str) -> str:
     return value
 
 
+def _option(value: str) -> str:
+    from dicom_bridge.deid.table import Option
+
+    known = [option.value for option in Option]
+    if value not in known:
+        raise ValueError(f"is no option of the Basic Profile; known are {', '.join(known)}")
+    return value
+
+
 def _as_tuple(value: object) -> object:
     return (value,) if isinstance(value, str) else value
 
@@ -150,7 +159,7 @@ class IntakeSection(Section):
 class DeidentificationSection(Section):
     """How identity is removed (PS3.15 Annex E)."""
 
-    options: tuple[str, ...] = ()
+    options: tuple[Annotated[str, AfterValidator(_option)], ...] = ()
     """Options of the Basic Profile by their names, such as ``retain-device-identity``."""
     profile: Path | None = None
     """A profile file (TOML) in place of the built-in Basic Profile."""

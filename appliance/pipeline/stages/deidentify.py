@@ -18,6 +18,7 @@ from appliance.pipeline.stages.selection import read_selection
 from appliance.pipeline.work import StageResult, StageWork
 from dicom_bridge.deid import (
     Identifiers,
+    Option,
     Profile,
     Pseudonymizer,
     deidentify_dataset,
@@ -68,7 +69,7 @@ def profile_of(work: StageWork) -> Profile:
     section = work.settings.deidentification
     if section.profile is not None:
         return Profile.load(section.profile)
-    return Profile.basic(options=frozenset(section.options))
+    return Profile.basic(options=frozenset(Option(name) for name in section.options))
 
 
 def read_header(path: Path) -> Dataset:
