@@ -20,8 +20,9 @@ from pydicom.filewriter import write_dataset
 
 from dicom_bridge.deid import codec
 from dicom_bridge.deid.codec import DicomFile, Element
+from dicom_bridge.deid.glyphs import frames_have_text
 from dicom_bridge.deid.identifiers import DATE_TAGS, Identifiers
-from dicom_bridge.deid.pixels import ENCODINGS, ImageFacts, burned_in_reason
+from dicom_bridge.deid.pixels import ENCODINGS, NO_TEXT, ImageFacts, burned_in_reason
 from dicom_bridge.deid.profile import Profile
 from dicom_bridge.deid.pseudonym import Pseudonymizer
 from dicom_bridge.deid.rules import Node, compile_rules
@@ -45,6 +46,7 @@ PATIENT_ID, ISSUER, PIXEL_DATA = 0x00100020, 0x00100021, 0x7FE00010
 IDENTITY_REMOVED, METHOD, METHOD_CODES = 0x00120062, 0x00120063, 0x00120064
 TEMPORAL = 0x00280303
 _FLOAT_PIXELS = (0x7FE00008, 0x7FE00009)
+_SPECTRA = 0x56000020
 
 
 @dataclass(frozen=True, slots=True)
@@ -245,8 +247,9 @@ class Engine:
         walker.walk(between, node, elements)
         walker.out.append(self._marks[1])
         walker.walk(after, node, elements)
-        found = walker.check()
-        return self._finished(walker, reader, source.syntax, found)
+        encoded = self._finished(walker, reader, source.syntax, walker.check())
+        self._refuse_text(walker, encoded, facts)
+        return encoded
 
     def _node(self, sop_class: str) -> Node:
         node = self._nodes.get(sop_class)
@@ -258,12 +261,19 @@ class Engine:
         for tag, name in ((SOP_INSTANCE, "SOP"), (STUDY, "Study"), (SERIES, "Series")):
             if not reader.text(tag):
                 raise DataRefused(f"the {name} Instance UID is missing or empty")
-        pixels = PIXEL_DATA in reader.elements or any(t in reader.elements for t in _FLOAT_PIXELS)
+        pixels = any(t in reader.elements for t in (PIXEL_DATA, _SPECTRA, *_FLOAT_PIXELS))
         if whole and 0x00280010 in reader.elements and not pixels:
             raise DataRefused("the image has no pixel data: the file is truncated")
         native = source.syntax in (codec.EXPLICIT_LE, codec.IMPLICIT_LE)
         if not native and source.syntax not in ENCODINGS:
             raise DataRefused("this transfer syntax is not supported: video or unknown encoding")
+
+    def _refuse_text(self, walker: Walker, encoded: Encoded, facts: ImageFacts) -> None:
+        """Refuse images in whose pixels a line of text is seen."""
+        if not self._profile.detect_text or not facts.has_pixels or facts.sop_class in NO_TEXT:
+            return
+        if frames_have_text(walker.stored, encoded.parts, facts):
+            raise DataRefused("burned-in text: a line of letters was seen in the pixels")
 
     def _patient(self, reader: _Reader) -> Patient:
         issuer, number = reader.raw_text(ISSUER), reader.raw_text(PATIENT_ID)

@@ -16,6 +16,7 @@ from typing import NamedTuple
 
 from dicom_bridge.deid.table import read_table
 
+LONG_NUMBER = 5
 REMOVED = b"REMOVED"
 DUMMIES: Mapping[bytes, bytes] = {
     **dict.fromkeys((b"AE", b"LO", b"SH", b"PN", b"LT", b"ST", b"UC", b"UT"), REMOVED),
@@ -115,8 +116,14 @@ def pad(vr: bytes, value: bytes) -> bytes:
 
 
 def number(raw: bytes) -> Verdict:
-    """IS and DS: digits, signs, points and exponents only."""
-    return Verdict(raw) if _NUMBER.fullmatch(raw) else REFUSED
+    """IS and DS: digits, signs, points and exponents; long whole numbers are compared later."""
+    if not _NUMBER.fullmatch(raw):
+        return REFUSED
+    if len(raw) < LONG_NUMBER:
+        return Verdict(raw)
+    parts = raw.decode("ascii").rstrip(" \0").split("\\")
+    long = [p for part in parts if len(p := part.strip()) >= LONG_NUMBER and p.isdigit()]
+    return Verdict(raw, " ".join(long))
 
 
 def age(raw: bytes) -> Verdict:

@@ -118,6 +118,7 @@ class Walker:
         self.candidates: list[Candidate] = []
         self.names: set[str] = set()
         self.numbers: set[str] = set()
+        self.stored: bytes | memoryview | None = None
         self._body = body
         self._memory = memory
         self._patient = patient
@@ -269,6 +270,7 @@ class Walker:
             stored = native_pixels(memoryview(body)[element.start : element.end], self._facts)
             self.out.append(_LONG_HEAD.pack(tag >> 16, tag & 0xFFFF, vr, 0, len(stored)))
             self.out.append(stored)
+            self.stored = stored
             return
         encoding = ENCODINGS.get(self._syntax)
         if encoding is None:
