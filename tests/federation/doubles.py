@@ -224,15 +224,14 @@ def free_port() -> int:
 
 def make_home(folder: Path, **settings: Any) -> Path:  # noqa: ANN401
     """A coordinator's home on free ports."""
-    init_coordinator(
-        folder,
-        CoordinatorSettings(
-            project=PROJECT,
-            enrolment_port=free_port(),
-            federation_port=free_port(),
-            **{"patience_s": 1.0, **settings},
-        ),
-    )
+    fields: dict[str, Any] = {
+        "project": PROJECT,
+        "enrolment_port": free_port(),
+        "federation_port": free_port(),
+        "patience_s": 1.0,
+        **settings,
+    }
+    init_coordinator(folder, CoordinatorSettings(**fields))
     return folder
 
 
