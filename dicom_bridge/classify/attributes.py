@@ -9,7 +9,8 @@ from dataclasses import dataclass
 import numpy as np
 from pydicom.dataset import Dataset
 
-from dicom_bridge.convert.frames import MULTI_FRAME, functional_group
+from dicom_bridge.convert.frames import MULTI_FRAME, attribute, functional_group, sop_class, whole
+from dicom_bridge.convert.libraries import configure_reading
 
 DISTORTION_CORRECTED = frozenset({"DIS2D", "DIS3D", "GDC"})
 PLANE_NAMES = ("sagittal", "coronal", "axial")
@@ -117,14 +118,15 @@ def acquisition(headers: Sequence[Dataset]) -> Acquisition:
     Returns:
         The values; anything unreadable counts as not given.
     """
+    configure_reading()
     first = headers[0]
     sample = headers[:: max(1, len(headers) // MAX_HEADERS)]
-    enhanced = first.get("SOPClassUID") in MULTI_FRAME
+    enhanced = sop_class(first) in MULTI_FRAME
     values = _Enhanced(first) if enhanced else _Classic(first)
     return Acquisition(
-        sop_class=str(first.get("SOPClassUID", "")),
-        modality=str(first.get("Modality", "")).upper(),
-        image_type=texts(first.get("ImageType")) | values.frame_type(),
+        sop_class=sop_class(first),
+        modality=str(attribute(first, "Modality", "")).upper(),
+        image_type=texts(attribute(first, "ImageType")) | values.frame_type(),
         echo_time=number(values.get("MREchoSequence", "EffectiveEchoTime", "EchoTime")),
         repetition_time=number(
             values.get("MRTimingAndRelatedParametersSequence", "RepetitionTime", "RepetitionTime")
@@ -134,20 +136,20 @@ def acquisition(headers: Sequence[Dataset]) -> Acquisition:
             values.get("MRTimingAndRelatedParametersSequence", "FlipAngle", "FlipAngle")
         ),
         sequence=values.sequence(),
-        variant=texts(first.get("SequenceVariant")) | texts(first.get("ScanOptions")),
+        variant=texts(attribute(first, "SequenceVariant")) | texts(attribute(first, "ScanOptions")),
         contrast=values.contrast(),
         words=word_text(
-            first.get("SeriesDescription"),
-            first.get("ProtocolName"),
-            first.get("SequenceName"),
-            first.get("PulseSequenceName"),
+            attribute(first, "SeriesDescription"),
+            attribute(first, "ProtocolName"),
+            attribute(first, "SequenceName"),
+            attribute(first, "PulseSequenceName"),
         ),
         agent=values.agent(),
         b_value=max((_b_value(header) for header in sample), default=0.0),
         echo_times=len(_echo_times(sample)),
         time_points=max(_time_points(header) for header in sample),
         planes=_planes(sample),
-        dimension=str(first.get("MRAcquisitionType") or "").upper(),
+        dimension=str(attribute(first, "MRAcquisitionType") or "").upper(),
         body_part=values.body_part(),
     )
 
@@ -160,24 +162,24 @@ class _Classic:
 
     def get(self, macro: str, keyword: str, plain: str) -> object:
         del macro, keyword
-        return self.dataset.get(plain)
+        return attribute(self.dataset, plain)
 
     def frame_type(self) -> frozenset[str]:
         return frozenset()
 
     def sequence(self) -> frozenset[str]:
-        return texts(self.dataset.get("ScanningSequence"))
+        return texts(attribute(self.dataset, "ScanningSequence"))
 
     def contrast(self) -> str:
         return ""
 
     def agent(self) -> bool:
-        agent = str(self.dataset.get("ContrastBolusAgent") or "").strip().upper()
-        volume = number(self.dataset.get("ContrastBolusVolume"))
+        agent = str(attribute(self.dataset, "ContrastBolusAgent") or "").strip().upper()
+        volume = number(attribute(self.dataset, "ContrastBolusVolume"))
         return agent not in ("", "NO", "NONE", "N/A", "NA", "N", "0") or bool(volume)
 
     def body_part(self) -> str:
-        return str(self.dataset.get("BodyPartExamined") or "").strip().upper()
+        return str(attribute(self.dataset, "BodyPartExamined") or "").strip().upper()
 
 
 class _Enhanced(_Classic):
@@ -187,69 +189,76 @@ class _Enhanced(_Classic):
         return functional_group(self.dataset, 0, macro) or Dataset()
 
     def get(self, macro: str, keyword: str, plain: str) -> object:
-        value = self.group(macro).get(keyword)
-        return self.dataset.get(plain) if value is None else value
+        value = attribute(self.group(macro), keyword)
+        return super().get(macro, keyword, plain) if value is None else value
 
     def frame_type(self) -> frozenset[str]:
-        return texts(self.group("MRImageFrameTypeSequence").get("FrameType"))
+        return texts(attribute(self.group("MRImageFrameTypeSequence"), "FrameType"))
 
     def contrast(self) -> str:
         item = self.group("MRImageFrameTypeSequence")
-        value = item.get("AcquisitionContrast") or self.dataset.get("AcquisitionContrast")
+        value = attribute(item, "AcquisitionContrast") or attribute(
+            self.dataset, "AcquisitionContrast"
+        )
         return str(value or "").strip().upper()
 
     def sequence(self) -> frozenset[str]:
-        found = set(texts(self.dataset.get("ScanningSequence")))
-        pulse = str(self.dataset.get("EchoPulseSequence") or "").upper()
+        found = set(texts(attribute(self.dataset, "ScanningSequence")))
+        pulse = str(attribute(self.dataset, "EchoPulseSequence") or "").upper()
         found |= {"SE"} if pulse == "SPIN" else {"GR"} if pulse == "GRADIENT" else set()
         found |= {"SE", "GR"} if pulse == "BOTH" else set()
-        if str(self.dataset.get("EchoPlanarPulseSequence") or "").upper() == "YES":
+        if str(attribute(self.dataset, "EchoPlanarPulseSequence") or "").upper() == "YES":
             found.add("EP")
-        if str(self.group("MRModifierSequence").get("InversionRecovery") or "").upper() == "YES":
+        if (
+            str(attribute(self.group("MRModifierSequence"), "InversionRecovery") or "").upper()
+            == "YES"
+        ):
             found.add("IR")
         return frozenset(found)
 
     def agent(self) -> bool:
         usage = functional_group(self.dataset, 0, "ContrastBolusUsageSequence")
         if usage is not None:
-            given = str(usage.get("ContrastBolusAgentAdministered") or "").upper()
-            phase = str(usage.get("ContrastBolusAgentPhase") or "").upper()
+            given = str(attribute(usage, "ContrastBolusAgentAdministered") or "").upper()
+            phase = str(attribute(usage, "ContrastBolusAgentPhase") or "").upper()
             return given == "YES" and phase != "PRE_CONTRAST"
-        return bool(self.dataset.get("ContrastBolusAgentSequence")) or super().agent()
+        return bool(attribute(self.dataset, "ContrastBolusAgentSequence")) or super().agent()
 
     def body_part(self) -> str:
         plain = super().body_part()
         if plain:
             return plain
-        regions = self.group("FrameAnatomySequence").get("AnatomicRegionSequence") or []
-        return str(regions[0].get("CodeMeaning") or "").strip().upper() if regions else ""
+        regions = attribute(self.group("FrameAnatomySequence"), "AnatomicRegionSequence") or []
+        return str(attribute(regions[0], "CodeMeaning") or "").strip().upper() if regions else ""
 
 
 def _b_value(header: Dataset) -> float:
-    if header.get("SOPClassUID") in MULTI_FRAME:
-        frames = range(min(int(header.get("NumberOfFrames") or 1), 4 * MAX_HEADERS))
+    if sop_class(header) in MULTI_FRAME:
+        frames = range(min(whole(header, "NumberOfFrames", 1), 4 * MAX_HEADERS))
         groups = (functional_group(header, index, "MRDiffusionSequence") for index in frames)
-        return max((number(g.get("DiffusionBValue")) or 0.0 for g in groups if g), default=0.0)
-    return number(header.get("DiffusionBValue")) or 0.0
+        return max(
+            (number(attribute(g, "DiffusionBValue")) or 0.0 for g in groups if g), default=0.0
+        )
+    return number(attribute(header, "DiffusionBValue")) or 0.0
 
 
 def _time_points(header: Dataset) -> int:
-    announced = number(header.get("NumberOfTemporalPositions")) or 1
-    if header.get("SOPClassUID") in MULTI_FRAME:
-        last = int(header.get("NumberOfFrames") or 1) - 1
+    announced = number(attribute(header, "NumberOfTemporalPositions")) or 1
+    if sop_class(header) in MULTI_FRAME:
+        last = whole(header, "NumberOfFrames", 1) - 1
         content = functional_group(header, last, "FrameContentSequence") or Dataset()
-        announced = max(announced, number(content.get("TemporalPositionIndex")) or 1)
+        announced = max(announced, number(attribute(content, "TemporalPositionIndex")) or 1)
     return int(announced)
 
 
 def _echo_times(headers: Sequence[Dataset]) -> set[float]:
     found: set[float | None] = set()
     for header in headers:
-        if header.get("SOPClassUID") in MULTI_FRAME:
+        if sop_class(header) in MULTI_FRAME:
             group = functional_group(header, 0, "MREchoSequence") or Dataset()
-            found.add(number(group.get("EffectiveEchoTime")))
+            found.add(number(attribute(group, "EffectiveEchoTime")))
         else:
-            found.add(number(header.get("EchoTime")))
+            found.add(number(attribute(header, "EchoTime")))
     return {round(value, 1) for value in found if value is not None}
 
 
@@ -257,15 +266,15 @@ def _planes(headers: Sequence[Dataset]) -> tuple[str, ...]:
     found: set[str] = set()
     for header in headers:
         frames: Iterable[int | None] = (None,)
-        if header.get("SOPClassUID") in MULTI_FRAME:
-            frames = range(min(int(header.get("NumberOfFrames") or 1), MAX_HEADERS))
+        if sop_class(header) in MULTI_FRAME:
+            frames = range(min(whole(header, "NumberOfFrames", 1), MAX_HEADERS))
         for index in frames:
             holder = (
                 header
                 if index is None
                 else functional_group(header, index, "PlaneOrientationSequence") or Dataset()
             )
-            values = holder.get("ImageOrientationPatient") or []
+            values = attribute(holder, "ImageOrientationPatient") or []
             turned = [number(value) for value in values]
             if len(turned) == 6 and all(value is not None for value in turned):
                 found.add(plane_of([float(value or 0.0) for value in turned]))

@@ -10,7 +10,7 @@ from pydicom.dataset import Dataset
 
 from dicom_bridge.classify.kinds import SeriesFiles, SeriesKind, StudyScan
 from dicom_bridge.classify.rules import classify_series
-from dicom_bridge.convert.frames import VOLUME_CLASSES, read_dataset
+from dicom_bridge.convert.frames import VOLUME_CLASSES, attribute, read_dataset, whole
 from dicom_bridge.convert.stack import MINIMUM_SLICES
 from dicom_bridge.errors import DataRefused
 from dicom_bridge.seg.expert import is_own_result
@@ -46,11 +46,11 @@ def scan_study(folder: Path) -> StudyScan:
         except DataRefused:
             unreadable.append(path)
             continue
-        uid = str(header.get("SeriesInstanceUID", "")).strip()
+        uid = str(attribute(header, "SeriesInstanceUID", "")).strip()
         if not uid:
             unreadable.append(path)
             continue
-        studies.add(str(header.get("StudyInstanceUID", "")))
+        studies.add(str(attribute(header, "StudyInstanceUID", "")))
         family = "image" if header.SOPClassUID in VOLUME_CLASSES else str(header.SOPClassUID)
         groups[(uid, family)].append((path, header))
     series = [_series(uid, members) for (uid, _), members in groups.items()]
@@ -61,14 +61,14 @@ def scan_study(folder: Path) -> StudyScan:
 def _series(uid: str, members: Sequence[tuple[Path, Dataset]]) -> SeriesFiles:
     headers = [header for _, header in members]
     classification = classify_series(headers)
-    text = str(headers[0].get("SeriesNumber") or "").strip()
+    text = str(attribute(headers[0], "SeriesNumber") or "").strip()
     return SeriesFiles(
         SeriesInstanceUID=uid,
         SeriesNumber=int(text) if text.lstrip("-").isdigit() else 0,
         files=tuple(path for path, _ in members),
         classification=classification,
         instances=len(members),
-        slices=sum(max(1, int(header.get("NumberOfFrames") or 1)) for header in headers),
+        slices=sum(max(1, whole(header, "NumberOfFrames", 1)) for header in headers),
         own_result=classification.kind is SeriesKind.SEG and all(map(is_own_result, headers)),
     )
 

@@ -5,10 +5,11 @@ from __future__ import annotations
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import pydicom
 from pydicom.dataset import Dataset
-from pydicom.errors import InvalidDicomError
+from pydicom.errors import BytesLengthException, InvalidDicomError
 from pydicom.filereader import read_file_meta_info
 from pydicom.uid import (
     CTImageStorage,
@@ -38,6 +39,7 @@ MULTI_FRAME = frozenset(
     }
 )
 VOLUME_CLASSES = CLASSIC | MULTI_FRAME
+IDENTIFYING_UIDS = ("SOPInstanceUID", "SeriesInstanceUID", "StudyInstanceUID")
 MAX_FILE_BYTES = 4 * 1024**3
 MAX_VOXELS = 1024**3
 MAX_FRAMES = 20_000
@@ -83,7 +85,7 @@ class Frame:
     @property
     def size(self) -> tuple[int, int]:
         """Rows and columns."""
-        return int(self.dataset.Rows), int(self.dataset.Columns)
+        return whole(self.dataset, "Rows", 0), whole(self.dataset, "Columns", 0)
 
 
 def read_dataset(path: Path, *, pixels: bool) -> Dataset:
@@ -107,8 +109,11 @@ def read_dataset(path: Path, *, pixels: bool) -> Dataset:
         if meta.get("TransferSyntaxUID") == DeflatedExplicitVRLittleEndian:
             raise DataRefused("deflated files are not read: send them in another transfer syntax")
         dataset = pydicom.dcmread(path, stop_before_pixels=not pixels)
-        if not str(dataset.get("SOPClassUID", "")):
+        if not sop_class(dataset):
             raise DataRefused("a file has no SOPClassUID: no DICOM instance, or cut off")
+        for keyword in IDENTIFYING_UIDS:
+            if not isinstance(attribute(dataset, keyword, ""), str):
+                raise DataRefused(f"a file has several values in {keyword}: damaged")
         return dataset
     except InvalidDicomError:
         raise DataRefused("a file is not a DICOM file (no DICM prefix)") from None
@@ -116,6 +121,37 @@ def read_dataset(path: Path, *, pixels: bool) -> Dataset:
         raise DataRefused(f"a file cannot be read as DICOM ({type(error).__name__})") from None
     except (NotImplementedError, IndexError, RecursionError, OverflowError, MemoryError) as error:
         raise DataRefused(f"a file cannot be read as DICOM ({type(error).__name__})") from None
+
+
+def attribute(dataset: Dataset, keyword: str, default: Any = None) -> Any:  # noqa: ANN401
+    """An attribute's value; a value that breaks its VR's rules counts as absent.
+
+    Args:
+        dataset: where to look.
+        keyword: DICOM keyword.
+        default: given back where the attribute is absent or cannot be decoded.
+    """
+    try:
+        return dataset.get(keyword, default)
+    except (ValueError, TypeError, AttributeError, ArithmeticError, LookupError):
+        return default
+    except (NotImplementedError, BytesLengthException, RecursionError):
+        return default
+
+
+def sop_class(dataset: Dataset) -> str:
+    """SOPClassUID as text, "" where it is absent or no single value."""
+    value = attribute(dataset, "SOPClassUID", "")
+    return str(value).strip() if isinstance(value, str) else ""
+
+
+def whole(dataset: Dataset, keyword: str, default: int) -> int:
+    """An attribute as a whole number; absent, empty or undecodable gives the default."""
+    value = attribute(dataset, keyword)
+    try:
+        return default if value is None or value == "" else int(value)
+    except (ValueError, TypeError, OverflowError):
+        return default
 
 
 def functional_group(dataset: Dataset, index: int, name: str) -> Dataset | None:
@@ -129,11 +165,11 @@ def functional_group(dataset: Dataset, index: int, name: str) -> Dataset | None:
     Returns:
         The per-frame item, else the shared one, else None.
     """
-    per_frame = dataset.get("PerFrameFunctionalGroupsSequence") or []
-    shared = dataset.get("SharedFunctionalGroupsSequence") or []
+    per_frame = attribute(dataset, "PerFrameFunctionalGroupsSequence") or []
+    shared = attribute(dataset, "SharedFunctionalGroupsSequence") or []
     holders = ([per_frame[index]] if index < len(per_frame) else []) + list(shared)[:1]
     for holder in holders:
-        items = holder.get(name)
+        items = attribute(holder, name)
         if items:
             item = items[0]
             return item if isinstance(item, Dataset) else None
@@ -168,22 +204,22 @@ def classic_frame(dataset: Dataset, path: Path) -> Frame:
         DataRefused: position, orientation or spacing is missing or not finite.
     """
     values = (
-        dataset.get("EchoTime"),
-        dataset.get("ImageType"),
-        dataset.get("DiffusionBValue"),
-        dataset.get("TemporalPositionIdentifier"),
-        dataset.get("AcquisitionNumber"),
+        attribute(dataset, "EchoTime"),
+        attribute(dataset, "ImageType"),
+        attribute(dataset, "DiffusionBValue"),
+        attribute(dataset, "TemporalPositionIdentifier"),
+        attribute(dataset, "AcquisitionNumber"),
     )
     return Frame(
         dataset=dataset,
         path=path,
         index=None,
-        position=_texts(dataset.get("ImagePositionPatient"), 3),
-        orientation=_texts(dataset.get("ImageOrientationPatient"), 6),
-        spacing=_texts(dataset.get("PixelSpacing"), 2),
-        thickness=str(dataset.get("SliceThickness") or "").strip(),
-        slope=_number(dataset.get("RescaleSlope"), 1.0),
-        intercept=_number(dataset.get("RescaleIntercept"), 0.0),
+        position=_texts(attribute(dataset, "ImagePositionPatient"), 3),
+        orientation=_texts(attribute(dataset, "ImageOrientationPatient"), 6),
+        spacing=_texts(attribute(dataset, "PixelSpacing"), 2),
+        thickness=str(attribute(dataset, "SliceThickness") or "").strip(),
+        slope=_number(attribute(dataset, "RescaleSlope"), 1.0),
+        intercept=_number(attribute(dataset, "RescaleIntercept"), 0.0),
         variation=tuple(str(value or "") for value in values),
     )
 
@@ -197,7 +233,7 @@ def enhanced_frame(dataset: Dataset, path: Path, index: int) -> Frame:
 
     def _value(macro: str, keyword: str) -> object:
         item = functional_group(dataset, index, macro)
-        return None if item is None else item.get(keyword)
+        return None if item is None else attribute(item, keyword)
 
     values = (
         _value("MREchoSequence", "EffectiveEchoTime"),
@@ -226,18 +262,18 @@ def frames_of(dataset: Dataset, path: Path) -> list[Frame]:
     Raises:
         DataRefused: the object holds no grey-value slices, or says that it has too many.
     """
-    if dataset.get("SOPClassUID") not in VOLUME_CLASSES:
+    if sop_class(dataset) not in VOLUME_CLASSES:
         raise DataRefused("the object is of a class that holds no MR, CT or PET volume")
-    if int(dataset.get("SamplesPerPixel") or 1) != 1:
+    if whole(dataset, "SamplesPerPixel", 1) != 1:
         raise DataRefused("colour images are no measured volume: only single-channel images go on")
-    rows, columns = int(dataset.get("Rows") or 0), int(dataset.get("Columns") or 0)
+    rows, columns = whole(dataset, "Rows", 0), whole(dataset, "Columns", 0)
     if rows < 1 or columns < 1:
         raise DataRefused("an instance has no image (Rows or Columns missing)")
     if dataset.SOPClassUID in CLASSIC:
-        if "MOSAIC" in [str(part) for part in dataset.get("ImageType") or []]:
+        if "MOSAIC" in [str(part) for part in attribute(dataset, "ImageType") or []]:
             raise DataRefused("mosaic images (functional or diffusion) are not single volumes")
         return [classic_frame(dataset, path)]
-    count = int(dataset.get("NumberOfFrames") or 1)
+    count = whole(dataset, "NumberOfFrames", 1)
     if count > MAX_FRAMES or count * rows * columns > MAX_VOXELS:
         raise DataRefused(f"a multi-frame object announces {count} frames: above the limit")
     return [enhanced_frame(dataset, path, index) for index in range(count)]
@@ -264,12 +300,12 @@ def volume_datasets(files: Sequence[Path], *, pixels: bool) -> list[tuple[Datase
         if dataset.SOPClassUID not in VOLUME_CLASSES:
             others += 1
             continue
-        uid = str(dataset.get("SOPInstanceUID", "")).strip()
-        if not uid or not str(dataset.get("SeriesInstanceUID", "")).strip():
+        uid = str(attribute(dataset, "SOPInstanceUID", "")).strip()
+        if not uid or not str(attribute(dataset, "SeriesInstanceUID", "")).strip():
             raise DataRefused("an instance has no SOPInstanceUID or no SeriesInstanceUID")
         series.add(str(dataset.SeriesInstanceUID))
         earlier = found.setdefault(uid, (dataset, path))[0]
-        if earlier.get("ImagePositionPatient") != dataset.get("ImagePositionPatient"):
+        if attribute(earlier, "ImagePositionPatient") != attribute(dataset, "ImagePositionPatient"):
             raise DataRefused("two different slices carry the same SOPInstanceUID")
     if not found:
         raise DataRefused(

@@ -8,14 +8,15 @@ about values that break a VR's rules and keep dicom2nifti from guessing.
 from __future__ import annotations
 
 import logging
+import warnings
 from functools import lru_cache
 
 import pydicom.config
 
 
-@lru_cache(maxsize=1)
 def configure_reading() -> None:
     """Read values that break their VR's rules as they are, without a warning that quotes them."""
+    warnings.filterwarnings("ignore", category=UserWarning, module=r"pydicom\b")
     pydicom.config.settings.reading_validation_mode = pydicom.config.IGNORE
     logging.getLogger("pydicom").setLevel(logging.CRITICAL)
 

@@ -6,7 +6,7 @@ import numpy as np
 from numpy.typing import NDArray
 from pydicom.dataset import Dataset
 
-from dicom_bridge.convert.frames import MAX_VOXELS, Frame
+from dicom_bridge.convert.frames import MAX_VOXELS, Frame, whole
 from dicom_bridge.convert.stack import Stack
 from dicom_bridge.errors import DataRefused
 
@@ -25,7 +25,11 @@ def stored_pixels(dataset: Dataset) -> NDArray[np.generic]:
     """
     if "PixelData" not in dataset:
         raise DataRefused("an instance has no pixel data (cut off, or not an image)")
-    size = int(dataset.Rows) * int(dataset.Columns) * int(dataset.get("NumberOfFrames") or 1)
+    size = (
+        whole(dataset, "Rows", 0)
+        * whole(dataset, "Columns", 0)
+        * whole(dataset, "NumberOfFrames", 1)
+    )
     if size > MAX_VOXELS:
         raise DataRefused(f"an instance announces {size} pixels: above the limit")
     try:
@@ -40,9 +44,12 @@ def _pixel_words(dataset: Dataset, error: Exception) -> str:
     syntax = dataset.file_meta.get("TransferSyntaxUID")
     name = syntax.name if syntax is not None else "unknown"
     expected = (
-        int(dataset.Rows) * int(dataset.Columns) * int(dataset.get("BitsAllocated") or 0) // 8
+        whole(dataset, "Rows", 0)
+        * whole(dataset, "Columns", 0)
+        * whole(dataset, "BitsAllocated", 0)
+        // 8
     )
-    expected *= int(dataset.get("NumberOfFrames") or 1) * int(dataset.get("SamplesPerPixel") or 1)
+    expected *= whole(dataset, "NumberOfFrames", 1) * whole(dataset, "SamplesPerPixel", 1)
     length = len(dataset.PixelData or b"")
     if syntax is not None and not syntax.is_compressed and length < expected:
         return f"truncated pixel data: {length} of {expected} bytes in an instance"

@@ -13,7 +13,14 @@ from typing import TypeAlias
 import numpy as np
 from pydicom.dataset import Dataset
 
-from dicom_bridge.convert.frames import Frame, frames_of, read_dataset, volume_datasets
+from dicom_bridge.convert.frames import (
+    Frame,
+    attribute,
+    frames_of,
+    read_dataset,
+    volume_datasets,
+    whole,
+)
 from dicom_bridge.convert.stack import Stack, stack_frames
 from dicom_bridge.errors import DataRefused
 from dicom_bridge.geometry import FloatArray, VolumeGeometry, grid_affine, slice_normal
@@ -271,13 +278,13 @@ def _same_stored_pixels(first: Frame, second: Frame) -> bool:
     if first.index is not None or second.index is not None:
         return False
     one, other = read_dataset(first.path, pixels=True), read_dataset(second.path, pixels=True)
-    return bool(one.get("PixelData") == other.get("PixelData"))
+    return bool(attribute(one, "PixelData") == attribute(other, "PixelData"))
 
 
 def _kept(dataset: Dataset, keywords: Sequence[str]) -> dict[str, str]:
     found: dict[str, str] = {}
     for keyword in keywords:
-        value = dataset.get(keyword)
+        value = attribute(dataset, keyword)
         if value is not None and str(value).strip():
             found[keyword] = str(value).strip()
     return found
@@ -297,7 +304,7 @@ def source_series(stack: Stack) -> SourceSeries:
         SourceFrame(
             SOPInstanceUID=str(frame.dataset.SOPInstanceUID),
             SOPClassUID=str(frame.dataset.SOPClassUID),
-            InstanceNumber=int(frame.dataset.get("InstanceNumber") or 0),
+            InstanceNumber=whole(frame.dataset, "InstanceNumber", 0),
             FrameNumber=0 if frame.index is None else frame.index + 1,
             ImagePositionPatient=(frame.position[0], frame.position[1], frame.position[2]),
         )

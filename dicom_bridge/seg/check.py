@@ -9,7 +9,7 @@ import numpy as np
 from pydicom.dataset import Dataset
 from pydicom.uid import ExplicitVRLittleEndian, ImplicitVRLittleEndian
 
-from dicom_bridge.convert.frames import functional_group
+from dicom_bridge.convert.frames import attribute, functional_group, whole
 from dicom_bridge.convert.source import SourceSeries
 from dicom_bridge.errors import SegRefused
 from dicom_bridge.seg.read import open_seg, read_code, seg_pixels
@@ -47,33 +47,33 @@ def check_seg(source: SourceSeries, seg: Path) -> list[str]:
 
 
 def _identity(source: SourceSeries, dataset: Dataset) -> Iterator[str]:
-    if str(dataset.get("StudyInstanceUID", "")) != source.StudyInstanceUID:
+    if str(attribute(dataset, "StudyInstanceUID", "")) != source.StudyInstanceUID:
         yield "StudyInstanceUID is not the source's: the archive makes two studies of it"
     for keyword in PATIENT_CHECKED:
-        if str(dataset.get(keyword) or "").strip() != source.patient.get(keyword, ""):
+        if str(attribute(dataset, keyword) or "").strip() != source.patient.get(keyword, ""):
             yield f"{keyword} is not the source's"
-    if str(dataset.get("FrameOfReferenceUID", "")) != source.FrameOfReferenceUID:
+    if str(attribute(dataset, "FrameOfReferenceUID", "")) != source.FrameOfReferenceUID:
         yield "FrameOfReferenceUID is not the source's"
-    if str(dataset.get("SeriesInstanceUID", "")) == source.SeriesInstanceUID:
+    if str(attribute(dataset, "SeriesInstanceUID", "")) == source.SeriesInstanceUID:
         yield "SeriesInstanceUID is the source's own: a SEG needs a new series"
-    if str(dataset.get("Modality", "")) != "SEG":
+    if str(attribute(dataset, "Modality", "")) != "SEG":
         yield "Modality is not SEG"
-    if str(dataset.get("SegmentationType", "")) != "BINARY":
+    if str(attribute(dataset, "SegmentationType", "")) != "BINARY":
         yield "SegmentationType is not BINARY: some viewers draw nothing"
     if dataset.file_meta.get("TransferSyntaxUID") not in SIMPLE_SYNTAXES:
         yield "the transfer syntax is not uncompressed little endian: some viewers cannot open it"
 
 
 def _references(source: SourceSeries, dataset: Dataset) -> Iterator[str]:
-    items = dataset.get("ReferencedSeriesSequence") or []
+    items = attribute(dataset, "ReferencedSeriesSequence") or []
     if not items:
         yield "ReferencedSeriesSequence is missing: viewers call the SEG unsupported"
         return
-    if str(items[0].get("SeriesInstanceUID", "")) != source.SeriesInstanceUID:
+    if str(attribute(items[0], "SeriesInstanceUID", "")) != source.SeriesInstanceUID:
         yield "ReferencedSeriesSequence names another series"
     named = {
-        str(image.get("ReferencedSOPInstanceUID", ""))
-        for image in items[0].get("ReferencedInstanceSequence") or []
+        str(attribute(image, "ReferencedSOPInstanceUID", ""))
+        for image in attribute(items[0], "ReferencedInstanceSequence") or []
     }
     if not named:
         yield "ReferencedSeriesSequence names no instance"
@@ -82,31 +82,31 @@ def _references(source: SourceSeries, dataset: Dataset) -> Iterator[str]:
 
 
 def _shared(source: SourceSeries, dataset: Dataset) -> Iterator[str]:
-    if (int(dataset.Rows), int(dataset.Columns)) != (source.Rows, source.Columns):
+    if (whole(dataset, "Rows", 0), whole(dataset, "Columns", 0)) != (source.Rows, source.Columns):
         yield "Rows and Columns are not the source's"
-    shared = (dataset.get("SharedFunctionalGroupsSequence") or [Dataset()])[0]
-    measures = (shared.get("PixelMeasuresSequence") or [None])[0]
+    shared = (attribute(dataset, "SharedFunctionalGroupsSequence") or [Dataset()])[0]
+    measures = (attribute(shared, "PixelMeasuresSequence") or [None])[0]
     if measures is None:
         yield "PixelMeasuresSequence is not in the shared functional groups: a viewer crashes"
         return
     wanted = [float(value) for value in source.PixelSpacing]
-    spacing = [float(value) for value in measures.get("PixelSpacing") or (0, 0)]
+    spacing = [float(value) for value in attribute(measures, "PixelSpacing") or (0, 0)]
     if not np.allclose(spacing, wanted, rtol=0, atol=SPACING_TOLERANCE_MM):
         yield "PixelSpacing is not the source's"
-    if not measures.get("SliceThickness"):
+    if not attribute(measures, "SliceThickness"):
         yield "SliceThickness is missing"
-    between = float(measures.get("SpacingBetweenSlices") or 0)
+    between = float(attribute(measures, "SpacingBetweenSlices") or 0)
     if abs(between - source.SpacingBetweenSlices) > SPACING_TOLERANCE_MM:
         yield "SpacingBetweenSlices is missing or not the source's slice distance"
 
 
 def _segments(dataset: Dataset) -> Iterator[str]:
-    segments = dataset.get("SegmentSequence") or []
-    numbers = [int(item.get("SegmentNumber") or 0) for item in segments]
+    segments = attribute(dataset, "SegmentSequence") or []
+    numbers = [whole(item, "SegmentNumber", 0) for item in segments]
     if numbers != list(range(1, len(numbers) + 1)) or not numbers:
         yield "segments are not numbered 1 to n without gaps"
     for number, item in enumerate(segments, start=1):
-        if not str(item.get("SegmentLabel") or "").strip():
+        if not str(attribute(item, "SegmentLabel") or "").strip():
             yield f"segment {number} has no SegmentLabel"
         for keyword in (
             "SegmentedPropertyCategoryCodeSequence",
@@ -114,21 +114,23 @@ def _segments(dataset: Dataset) -> Iterator[str]:
         ):
             if read_code(item, keyword) is None:
                 yield f"segment {number} has no complete {keyword}"
-        kind = str(item.get("SegmentAlgorithmType") or "")
+        kind = str(attribute(item, "SegmentAlgorithmType") or "")
         if kind not in ("AUTOMATIC", "SEMIAUTOMATIC", "MANUAL"):
             yield f"segment {number} has no SegmentAlgorithmType"
-        elif kind != "MANUAL" and not str(item.get("SegmentAlgorithmName") or "").strip():
+        elif kind != "MANUAL" and not str(attribute(item, "SegmentAlgorithmName") or "").strip():
             yield f"segment {number} was made by an algorithm without a SegmentAlgorithmName"
 
 
 def _frames(source: SourceSeries, dataset: Dataset) -> Iterator[str]:
     """One finding per kind of fault, with the number of frames that have it."""
     faults: dict[str, int] = {}
-    count = int(dataset.get("NumberOfFrames") or 0)
-    if count != len(dataset.get("PerFrameFunctionalGroupsSequence") or []):
+    count = whole(dataset, "NumberOfFrames", 0)
+    if count != len(attribute(dataset, "PerFrameFunctionalGroupsSequence") or []):
         yield "NumberOfFrames is not the number of per-frame functional groups"
         return
-    described = {int(item.get("SegmentNumber") or 0) for item in dataset.get("SegmentSequence", [])}
+    described = {
+        whole(item, "SegmentNumber", 0) for item in attribute(dataset, "SegmentSequence", [])
+    }
     for index in range(count):
         for fault in _frame_faults(source, dataset, index, described):
             faults[fault] = faults.get(fault, 0) + 1
@@ -140,10 +142,10 @@ def _frame_faults(
     source: SourceSeries, dataset: Dataset, index: int, described: set[int]
 ) -> Iterator[str]:
     content = functional_group(dataset, index, "FrameContentSequence")
-    if content is None or content.get("DimensionIndexValues") is None:
+    if content is None or attribute(content, "DimensionIndexValues") is None:
         yield "DimensionIndexValues are missing"
     segment = functional_group(dataset, index, "SegmentIdentificationSequence")
-    if segment is None or int(segment.get("ReferencedSegmentNumber") or 0) not in described:
+    if segment is None or whole(segment, "ReferencedSegmentNumber", 0) not in described:
         yield "the frame names no described segment"
     yield from _placing_faults(source, dataset, index)
 
@@ -164,13 +166,13 @@ def _placing_faults(source: SourceSeries, dataset: Dataset, index: int) -> Itera
     if distances[nearest] > POSITION_TOLERANCE_MM:
         yield "the position is on no slice of the series (1e-4 mm)"
     derivation = functional_group(dataset, index, "DerivationImageSequence")
-    images = [] if derivation is None else derivation.get("SourceImageSequence") or []
+    images = [] if derivation is None else attribute(derivation, "SourceImageSequence") or []
     if not images:
         yield "the frame names no source image"
         return
     key = (
-        str(images[0].get("ReferencedSOPInstanceUID", "")),
-        int(images[0].get("ReferencedFrameNumber") or 0),
+        str(attribute(images[0], "ReferencedSOPInstanceUID", "")),
+        whole(images[0], "ReferencedFrameNumber", 0),
     )
     frame = source.frames[nearest]
     if key != (frame.SOPInstanceUID, frame.FrameNumber):

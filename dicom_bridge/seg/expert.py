@@ -7,6 +7,7 @@ from pathlib import Path
 
 from pydicom.dataset import Dataset
 
+from dicom_bridge.convert.frames import attribute, whole
 from dicom_bridge.seg.model import MANUFACTURER, Code
 from dicom_bridge.seg.read import open_seg, read_code
 
@@ -45,7 +46,7 @@ def is_own_result(dataset: Dataset) -> bool:
         dataset: a SEG's header.
     """
     makers = {
-        str(dataset.get(keyword) or "").strip().casefold()
+        str(attribute(dataset, keyword) or "").strip().casefold()
         for keyword in ("Manufacturer", "ManufacturerModelName")
     }
     return MANUFACTURER in makers
@@ -72,15 +73,17 @@ def judge_header(dataset: Dataset, policy: ExpertPolicy) -> tuple[bool, str]:
     if is_own_result(dataset):
         return False, "a result of clinode's own is never a label"
     segments = [
-        item for item in dataset.get("SegmentSequence") or [] if int(item.get("SegmentNumber") or 0)
+        item
+        for item in attribute(dataset, "SegmentSequence") or []
+        if whole(item, "SegmentNumber", 0)
     ]
     if not segments:
         return False, "the SEG describes no segment"
-    kinds = {str(item.get("SegmentAlgorithmType") or "").upper() for item in segments}
+    kinds = {str(attribute(item, "SegmentAlgorithmType") or "").upper() for item in segments}
     if not kinds <= EXPERT_TYPES:
         return False, "a segment's SegmentAlgorithmType is neither MANUAL nor SEMIAUTOMATIC"
     creators = {plain_name(name) for name in policy.creators}
-    if creators and plain_name(str(dataset.get("ContentCreatorName") or "")) not in creators:
+    if creators and plain_name(str(attribute(dataset, "ContentCreatorName") or "")) not in creators:
         return False, "the SEG's creator is not among the site's allowed creators"
     types = [read_code(item, "SegmentedPropertyTypeCodeSequence") for item in segments]
     if not any(_mapped(code, policy) for code in types):

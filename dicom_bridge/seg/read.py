@@ -8,7 +8,7 @@ import numpy as np
 from numpy.typing import NDArray
 from pydicom.dataset import Dataset
 
-from dicom_bridge.convert.frames import functional_group, read_dataset
+from dicom_bridge.convert.frames import attribute, functional_group, read_dataset, whole
 from dicom_bridge.convert.source import SourceSeries
 from dicom_bridge.errors import DataRefused, SegRefused
 from dicom_bridge.geometry import FloatArray, VolumeGeometry, grid_affine
@@ -48,8 +48,8 @@ def referenced_series(path: Path) -> str:
 
 def referenced_series_of(dataset: Dataset) -> str:
     """As `referenced_series`, of a data set that is read already."""
-    items = dataset.get("ReferencedSeriesSequence") or []
-    found = {str(item.get("SeriesInstanceUID", "")) for item in items} - {""}
+    items = attribute(dataset, "ReferencedSeriesSequence") or []
+    found = {str(attribute(item, "SeriesInstanceUID", "")) for item in items} - {""}
     if len(found) != 1:
         raise SegRefused(f"the SEG names {len(found)} referenced series: expected one")
     return found.pop()
@@ -85,8 +85,8 @@ def read_seg_alone(path: Path) -> SegContent:
         SegRefused: no SEG, frames that are not parallel or not evenly apart, or damaged.
     """
     dataset = open_seg(path, pixels=True)
-    items = dataset.get("ReferencedSeriesSequence") or [Dataset()]
-    return _read_onto(dataset, own_grid(dataset), str(items[0].get("SeriesInstanceUID", "")))
+    items = attribute(dataset, "ReferencedSeriesSequence") or [Dataset()]
+    return _read_onto(dataset, own_grid(dataset), str(attribute(items[0], "SeriesInstanceUID", "")))
 
 
 def own_grid(dataset: Dataset) -> VolumeGeometry:
@@ -95,7 +95,7 @@ def own_grid(dataset: Dataset) -> VolumeGeometry:
     Raises:
         SegRefused: frames that are not parallel or not evenly apart.
     """
-    frames = int(dataset.get("NumberOfFrames") or 1)
+    frames = whole(dataset, "NumberOfFrames", 1)
     if not 1 <= frames <= MAX_SEG_FRAMES:
         raise SegRefused(f"the SEG announces {frames} frames: not read")
     grids = [frame_grid(dataset, index) for index in range(frames)]
@@ -110,7 +110,7 @@ def own_grid(dataset: Dataset) -> VolumeGeometry:
     affine[:3, 2] = normal * distance
     return VolumeGeometry(
         affine=affine,
-        shape=(int(dataset.Columns), int(dataset.Rows), count),
+        shape=(whole(dataset, "Columns", 0), whole(dataset, "Rows", 0), count),
         sop_instance_uids=(),
         frame_numbers=(),
     )
@@ -133,7 +133,7 @@ def _slice_distance(dataset: Dataset, heights: FloatArray) -> float:
 
 def _read_onto(dataset: Dataset, geometry: VolumeGeometry, series_uid: str) -> SegContent:
     pixels = seg_pixels(dataset)
-    kind = str(dataset.get("SegmentationType", ""))
+    kind = str(attribute(dataset, "SegmentationType", ""))
     segments = _descriptions(dataset)
     if len(segments) * int(np.prod(geometry.shape)) > MAX_SEG_VOXELS:
         raise SegRefused("the SEG's segments hold more voxels than the limit")
@@ -150,11 +150,11 @@ def _read_onto(dataset: Dataset, geometry: VolumeGeometry, series_uid: str) -> S
         ),
         affine=geometry.affine,
         segmentation_type=kind,
-        creator=str(dataset.get("ContentCreatorName", "") or ""),
-        manufacturer=str(dataset.get("Manufacturer", "") or ""),
-        series_description=str(dataset.get("SeriesDescription", "") or ""),
+        creator=str(attribute(dataset, "ContentCreatorName", "") or ""),
+        manufacturer=str(attribute(dataset, "Manufacturer", "") or ""),
+        series_description=str(attribute(dataset, "SeriesDescription", "") or ""),
         ReferencedSeriesInstanceUID=series_uid,
-        SOPInstanceUID=str(dataset.get("SOPInstanceUID", "")),
+        SOPInstanceUID=str(attribute(dataset, "SOPInstanceUID", "")),
     )
 
 
@@ -164,8 +164,8 @@ def seg_pixels(dataset: Dataset) -> NDArray[np.unsignedinteger]:
     Raises:
         SegRefused: too many, cut off or not decodable.
     """
-    frames = int(dataset.get("NumberOfFrames") or 1)
-    rows, columns = int(dataset.get("Rows") or 0), int(dataset.get("Columns") or 0)
+    frames = whole(dataset, "NumberOfFrames", 1)
+    rows, columns = whole(dataset, "Rows", 0), whole(dataset, "Columns", 0)
     if not 1 <= frames <= MAX_SEG_FRAMES or not 0 < frames * rows * columns <= MAX_SEG_VOXELS:
         raise SegRefused(f"the SEG announces {frames} frames of {rows} x {columns}: not read")
     try:
@@ -179,8 +179,8 @@ def seg_pixels(dataset: Dataset) -> NDArray[np.unsignedinteger]:
 
 def _descriptions(dataset: Dataset) -> dict[int, Dataset]:
     found: dict[int, Dataset] = {}
-    for item in dataset.get("SegmentSequence") or []:
-        number = int(item.get("SegmentNumber") or 0)
+    for item in attribute(dataset, "SegmentSequence") or []:
+        number = whole(item, "SegmentNumber", 0)
         if number in found:
             raise SegRefused(f"segment number {number} is described twice")
         if number > 0:  # 0 is the background that some writers describe in LABELMAP
@@ -197,11 +197,11 @@ def _segments_of_frame(
         values = [int(value) for value in np.unique(plane) if value]
         return [(value, plane == value) for value in values]
     item = functional_group(dataset, index, "SegmentIdentificationSequence")
-    if item is None or item.get("ReferencedSegmentNumber") is None:
+    if item is None or attribute(item, "ReferencedSegmentNumber") is None:
         raise SegRefused("a frame does not say which segment it belongs to")
     number = int(item.ReferencedSegmentNumber)
     if kind == "FRACTIONAL":
-        half = int(dataset.get("MaximumFractionalValue") or 255) / 2
+        half = int(attribute(dataset, "MaximumFractionalValue") or 255) / 2
         return [(number, plane >= max(half, 1))]
     if kind != "BINARY":
         raise SegRefused("expected a SegmentationType of BINARY, FRACTIONAL or LABELMAP")
@@ -234,7 +234,7 @@ def frame_grid(dataset: Dataset, index: int) -> FloatArray:
 def _place(dataset: Dataset, index: int, geometry: VolumeGeometry) -> FloatArray:
     """(4, 4) whole-number change from a frame's (column, row, 0) to the source's (I, J, K)."""
     change = np.linalg.inv(geometry.affine) @ frame_grid(dataset, index)
-    rows, columns = int(dataset.Rows), int(dataset.Columns)
+    rows, columns = whole(dataset, "Rows", 0), whole(dataset, "Columns", 0)
     corners = np.array([[0, 0, 0, 1], [columns - 1, 0, 0, 1], [0, rows - 1, 0, 1]], dtype=float)
     exact = change.copy()
     exact[:3] = np.rint(change[:3])
@@ -257,13 +257,13 @@ def _add(mask: NDArray[np.uint8], plane: NDArray[np.bool_], change: FloatArray) 
 
 def read_code(item: Dataset, keyword: str) -> Code | None:
     """The first code of a code sequence, None where absent or incomplete."""
-    items = item.get(keyword) or []
+    items = attribute(item, keyword) or []
     if not items:
         return None
-    value = str(items[0].get("CodeValue") or items[0].get("LongCodeValue") or "")
+    value = str(attribute(items[0], "CodeValue") or attribute(items[0], "LongCodeValue") or "")
     try:
-        scheme = str(items[0].get("CodingSchemeDesignator") or "")
-        return Code(value, scheme, str(items[0].get("CodeMeaning") or ""))
+        scheme = str(attribute(items[0], "CodingSchemeDesignator") or "")
+        return Code(value, scheme, str(attribute(items[0], "CodeMeaning") or ""))
     except SegRefused:
         return None
 
@@ -271,9 +271,9 @@ def read_code(item: Dataset, keyword: str) -> Code | None:
 def _segment(number: int, item: Dataset, mask: NDArray[np.uint8]) -> SegSegment:
     return SegSegment(
         number=number,
-        label=str(item.get("SegmentLabel") or ""),
-        algorithm_type=str(item.get("SegmentAlgorithmType") or "").upper(),
-        algorithm_name=str(item.get("SegmentAlgorithmName") or ""),
+        label=str(attribute(item, "SegmentLabel") or ""),
+        algorithm_type=str(attribute(item, "SegmentAlgorithmType") or "").upper(),
+        algorithm_name=str(attribute(item, "SegmentAlgorithmName") or ""),
         category=read_code(item, "SegmentedPropertyCategoryCodeSequence"),
         type_code=read_code(item, "SegmentedPropertyTypeCodeSequence"),
         mask=mask,

@@ -14,6 +14,7 @@ from hypothesis import strategies as st
 from numpy.typing import NDArray
 from pydicom.uid import JPEGLSLossless, RLELossless, SecondaryCaptureImageStorage
 
+from dicom_bridge.classify import scan_study
 from dicom_bridge.convert import SourceSeries, convert_series
 from dicom_bridge.convert.engines import EngineRefused, EngineVolume
 from dicom_bridge.convert.series import verified
@@ -402,3 +403,27 @@ def test_grid_affine_is_the_standards_equation(place: list[float], row: int, col
         np.array(turned[:3]) * 0.4 * column + np.array(turned[3:]) * 0.9 * row + np.array(place)
     )
     assert np.allclose((affine @ [column, row, 0, 1])[:3], expected * [-1, -1, 1])
+
+
+@settings(max_examples=40, deadline=None)
+@given(
+    st.lists(st.tuples(st.integers(132, 1600), st.integers(0, 255)), min_size=1, max_size=6),
+    st.integers(0, 5),
+)
+def test_damaged_bytes_are_refused_or_harmless(
+    tmp_path_factory: pytest.TempPathFactory, changes: list[tuple[int, int]], which: int
+) -> None:
+    folder = tmp_path_factory.mktemp("fuzz")
+    files = series(folder, Layout(rows=9, columns=7, slices=6))
+    content = bytearray(files[which].read_bytes())
+    for place, value in changes:
+        content[place % len(content)] = value
+    files[which].write_bytes(bytes(content))
+    scan_study(folder)
+    said = ""
+    try:
+        convert_series(files, folder / "o.nii", work=folder / "work")
+    except DataRefused as refusal:
+        said = str(refusal)
+    assert "4711" not in said
+    assert (folder / "o.nii").exists() is (said == "")
