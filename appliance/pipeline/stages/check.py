@@ -7,7 +7,7 @@ from pathlib import Path
 
 import numpy as np
 
-from appliance.imaging.qc import Protocol, QcReport, QualityInput, check_geometry, check_quality
+from appliance.imaging.qc import Protocol, QualityInput, check_quality
 from appliance.imaging.registration import Registration
 from appliance.imaging.volume import Volume, load_volume
 from appliance.pipeline.states import Stage
@@ -30,9 +30,10 @@ def run(work: StageWork) -> StageResult:
             flair_brain=flair_brain,
             t1_brain=t1_brain,
             registration=_registration(work),
-        )
+        ),
+        protocol=_protocol(work),
     )
-    decision, reasons = judged(report, _geometry(work, flair, t1))
+    decision, reasons = str(report.decision), tuple(report.reasons)
     document: dict[str, JSON] = {
         "format": FORMAT,
         "decision": decision,
@@ -49,22 +50,6 @@ def run(work: StageWork) -> StageResult:
         detail="; ".join(reasons) or "no finding",
         refused=refusal(decision, reasons, work.settings.qc, released=work.qc_released),
     )
-
-
-def judged(
-    report: QcReport, geometry: list[tuple[str, str]]
-) -> tuple[str, tuple[str, ...]]:
-    """The worst decision of quality and geometry, and all reasons, worst first.
-
-    Args:
-        report: what the quality check says.
-        geometry: (decision, words) per geometric finding.
-    """
-    order = {"fail": 0, "review": 1, "pass": 2}
-    quality = [(str(report.decision), words) for words in report.reasons]
-    findings = sorted([*geometry, *quality], key=lambda item: order[item[0]])
-    decision = min([str(report.decision), *(d for d, _ in geometry)], key=lambda d: order[d])
-    return decision, tuple(words for _, words in findings)
 
 
 def refusal(
@@ -103,12 +88,6 @@ def _registration(work: StageWork) -> Registration | None:
     return Registration(matrix=matrix, **figures)
 
 
-def _geometry(work: StageWork, *images: Volume | None) -> list[tuple[str, str]]:
+def _protocol(work: StageWork) -> Protocol:
     limits = work.settings.qc.voxel_size_mm
-    protocol = Protocol() if limits is None else Protocol(voxel_size_mm=limits)
-    return [
-        (str(finding.decision), finding.words)
-        for image in images
-        if image is not None
-        for finding in check_geometry(image, protocol)
-    ]
+    return Protocol() if limits is None else Protocol(voxel_size_mm=limits)

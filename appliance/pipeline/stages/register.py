@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from dataclasses import fields
 
 from appliance.imaging.itk import save_matrix
 from appliance.imaging.registration import RegistrationOptions, register_rigid
@@ -34,14 +35,8 @@ def run(work: StageWork) -> StageResult:
         for kind in others:
             found = register_rigid(fixed, load_volume(images / f"{kind}.nii"), options=options)
             save_matrix(found.matrix, work.out / f"{kind}.txt")
-            figures = {
-                "matrix": found.matrix.tolist(),
-                "quality": found.quality,
-                "metric": found.metric,
-                "overlap": found.overlap,
-                "peak": found.peak,
-                "converged": found.converged,
-            }
+            figures = {f.name: getattr(found, f.name) for f in fields(found)}
+            figures["matrix"] = found.matrix.tolist()
             (work.out / f"{kind}.json").write_text(json.dumps(figures), encoding="utf-8")
             qualities[kind] = round(found.quality, 4)
     return StageResult(
