@@ -77,7 +77,7 @@ def head_mask(head: Volume) -> Mask:
 def align_atlas(volume: Volume, profile: Profile = "full") -> Alignment:
     """Find the affine that lays the atlas head over the image.
 
-    Fifty starts below the top of the head are ranked; the best is refined over three turns, three
+    Sixty starts below the top of the head are ranked; the best is refined over three turns, three
     shifts and three scales by Powell's method. What is maximised is the correlation of the drawn
     head's outline with the image's plus the entropy correlation coefficient of intensities, so
     that neither the contrast nor the skull-stripped template misleads.
@@ -146,7 +146,7 @@ def _starts(head: Volume, outline: Mask, centre: NDArray[np.float64]) -> list[Af
     upper = place[place[:, 2] > top - 2 * CENTRE_BELOW_TOP_MM]
     target = np.array([upper[:, 0].mean(), upper[:, 1].mean(), top - CENTRE_BELOW_TOP_MM])
     starts = []
-    for lift in (-30.0, -15.0, 0.0, 15.0, 30.0):
+    for lift in (-30.0, -15.0, 0.0, 15.0, 30.0, 45.0):
         for pitch in (-24.0, -12.0, 0.0, 12.0, 24.0):
             for size in (0.85, 0.95):
                 shift = target - centre + np.array([0.0, 0.0, lift])
