@@ -13,6 +13,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
+from federation.learning.networks import MEMORY_FORMAT
 from federation.learning.prepared import PreparedCase
 from federation.plan import Plan
 
@@ -69,7 +70,8 @@ def predict(network: nn.Module, case: PreparedCase, plan: Plan) -> NDArray[np.ui
     with torch.inference_mode():
         for boxes in _batches(image.shape[1:], inside, size, plan.training.batch_size):
             windows = torch.stack([image[(slice(None), *box)] for box in boxes])
-            logits = network(windows.to(device)).float().cpu()
+            windows = windows.to(device, memory_format=MEMORY_FORMAT)
+            logits = network(windows).float().cpu()
             for box, answer in zip(boxes, torch.softmax(logits, dim=1), strict=True):
                 total[(slice(None), *box)] += answer * weight
         classes = total.argmax(dim=0)

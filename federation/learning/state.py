@@ -77,19 +77,29 @@ def restore(state: SiteState, optimiser: Optimizer, generator: np.random.Generat
     """
     document = optimiser.state_dict()
     parameters = [p for group in optimiser.param_groups for p in group["params"]]
+    restored: dict[int, dict[str, Tensor | float]] = {}
     for index, values in state.optimiser.items():
         if not 0 <= index < len(parameters):
             raise WeightsRefused("the saved optimiser state is of another network")
-        for value in values.values():
-            if isinstance(value, Tensor) and value.dim() and value.shape != parameters[index].shape:
-                raise WeightsRefused("the saved optimiser state is of another network")
-    document["state"] = state.optimiser
+        restored[index] = {name: _like(value, parameters[index]) for name, value in values.items()}
+    document["state"] = restored
     optimiser.load_state_dict(document)
     try:
         generator.bit_generator.state = state.numpy_rng
         torch.set_rng_state(state.torch_rng)
     except (TypeError, ValueError, KeyError, RuntimeError) as error:
         raise WeightsRefused("the saved random state cannot be used") from error
+
+
+def _like(value: Tensor | float, parameter: Tensor) -> Tensor | float:
+    """A copy of a saved value; one of the parameter's shape also gets its memory layout."""
+    if not isinstance(value, Tensor):
+        return value
+    if not value.dim():
+        return value.clone()
+    if value.shape != parameter.shape:
+        raise WeightsRefused("the saved optimiser state is of another network")
+    return torch.empty_like(parameter, dtype=value.dtype).copy_(value)
 
 
 def save_state(folder: Path, state: SiteState) -> Path:

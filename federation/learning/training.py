@@ -12,7 +12,7 @@ from torch.optim import SGD, AdamW, Optimizer
 
 from federation.errors import PreparedDataRefused, TrainingDiverged
 from federation.learning.losses import DiceCrossEntropy
-from federation.learning.networks import is_finite
+from federation.learning.networks import MEMORY_FORMAT, is_finite
 from federation.learning.patches import PatchSampler
 from federation.learning.prepared import PreparedFolder, Split
 from federation.learning.schedule import learning_rate
@@ -143,7 +143,8 @@ def _run_steps(network: nn.Module, plan: Plan, round_number: int, tools: _Tools)
             group["lr"] = learning_rate(plan, round_number, step)
         batch = tools.sampler.batch()
         tools.optimiser.zero_grad(set_to_none=True)
-        logits = network(torch.from_numpy(batch.image).to(device))
+        image = torch.from_numpy(batch.image).to(device, memory_format=MEMORY_FORMAT)
+        logits = network(image)
         loss = loss_of(logits, torch.from_numpy(batch.target).to(device))
         loss.backward()
         nn.utils.clip_grad_norm_(network.parameters(), plan.optimiser.gradient_clip)

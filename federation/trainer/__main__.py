@@ -11,6 +11,8 @@ import os
 import sys
 from pathlib import Path
 
+import structlog
+
 from federation.trainer.isolation import interfaces, isolate
 
 
@@ -22,7 +24,10 @@ def main() -> int:
     parser.add_argument("--device", default="cpu")
     parser.add_argument("--parent", type=int, default=0)
     arguments = parser.parse_args()
+    if arguments.threads < 1:
+        parser.error("--threads must be at least 1")
     isolation = isolate(arguments.parent)
+    log_to_stderr()
 
     from federation.learning.prepared import write_atomically  # loads numpy, which starts threads
 
@@ -43,6 +48,19 @@ def main() -> int:
     server = Server(arguments.folder, threads=arguments.threads, device=arguments.device)
     server.serve(sys.stdin.buffer, sys.stdout.buffer)
     return 0
+
+
+def log_to_stderr() -> None:
+    """Log JSON lines to standard error (standard output carries answers), without local values."""
+    structlog.configure(
+        processors=[
+            structlog.processors.add_log_level,
+            structlog.processors.TimeStamper(fmt="iso", utc=True),
+            structlog.processors.format_exc_info,
+            structlog.processors.JSONRenderer(),
+        ],
+        logger_factory=structlog.PrintLoggerFactory(sys.stderr),
+    )
 
 
 if __name__ == "__main__":

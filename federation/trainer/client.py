@@ -15,7 +15,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from types import TracebackType
-from typing import Any, Final, Self
+from typing import IO, Any, Final, Self
 
 import structlog
 
@@ -113,6 +113,7 @@ class _Process:
                         self._news += 1
                         self._changed.notify_all()
         code = popen.wait()
+        _close(popen.stdin)
         with self._changed:
             self._ended = code
             self._changed.notify_all()
@@ -147,17 +148,22 @@ class _Process:
         popen = self._popen
         if popen is None:
             return
-        if popen.stdin is not None:
-            try:
-                popen.stdin.close()
-            except OSError:
-                _log.debug("trainer_already_gone")
+        _close(popen.stdin)
         for end in (popen.terminate, popen.kill):
             self._guard.join(STOP_SECONDS if end == popen.kill else 0.5)
             if not self._guard.is_alive():
                 return
             end()
         self._guard.join()
+
+
+def _close(stream: IO[bytes] | None) -> None:
+    """Close a pipe whose reader may be gone."""
+    if stream is not None:
+        try:
+            stream.close()
+        except OSError:
+            _log.debug("trainer_already_gone")
 
 
 class Trainer:
