@@ -24,8 +24,8 @@ Floats = NDArray[np.float32]
 
 GOLDEN = (math.sqrt(5.0) - 1.0) / 2.0
 QUARTILE = 0.6744897501960817
-SMALLEST_MM = 1.6
-"""Smallest lesion radius in mm (lesions from 3 mm diameter on are counted in MS)."""
+SMALLEST_MM = 1.9
+"""Smallest lesion radius in mm, above the 3 mm diameter from which lesions are counted in MS."""
 MOST_LESIONS = 110
 
 
@@ -77,10 +77,10 @@ def lesion_target(load: LesionLoad, index: int, rng: np.random.Generator) -> Tar
         rng: The patient's stream (only for how count and volume differ).
 
     Returns:
-        Volume within the central 80 % of the site's distribution, and a count that goes with it.
+        Volume within the 15 to 87 % of the site's distribution, and a count that goes with it.
     """
     u = (0.37 + GOLDEN * index) % 1.0
-    u = 0.10 + 0.80 * u
+    u = 0.15 + 0.72 * u
     volume = quantile(load.volume_ml, u)
     v = float(np.clip(0.5 + 0.75 * (u - 0.5) + rng.normal(0.0, 0.12), 0.08, 0.92))
     count = round(quantile(load.count, v))
@@ -132,14 +132,14 @@ def make_lesions(
     severity = rng.normal(0.0, 0.05)
     for centre, radius, slope in zip(centres, radii, toward, strict=True):
         axis = np.array([float(np.mean(s)) for s in slope])
-        tone = float(np.clip(1.58 + severity + rng.normal(0.0, 0.13), 1.3, 2.0))
-        hole = float(np.clip(0.68 - 0.2 * (tone - 1.55) + rng.normal(0.0, 0.06), 0.45, 0.82))
+        tone = float(np.clip(1.68 + severity + rng.normal(0.0, 0.13), 1.4, 2.1))
+        hole = float(np.clip(0.60 - 0.2 * (tone - 1.65) + rng.normal(0.0, 0.06), 0.40, 0.76))
         box, inside = _blob(shape, centre, radius / spacing, axis, rng)
         won = inside > level[box]
         level[box] = np.where(won, inside, level[box])
         bright[box] = np.where(won & (inside > -1.2), tone, bright[box])
         dark[box] = np.where(won & (inside > -1.2), hole, dark[box])
-    level += 0.10 * smooth_noise(rng, shape, spacing, 2.5)
+    level += 0.13 * smooth_noise(rng, shape, spacing, 3.5)
     tissue = np.clip((brain.white - 0.30) / 0.3, 0.0, 1.0) * (brain.to_ventricles > 0)
     level[tissue <= 0.0] = -9.0
     wanted = max(1, round(target.volume_ml * 1000.0 * shrink / spacing**3))
@@ -167,7 +167,7 @@ def _cut(level: Floats, bright: Floats, dark: Floats, sizes: _Sizes) -> Lesions:
 
 def _radii(target: Target, rng: np.random.Generator) -> NDArray[np.float64]:
     """Radii in mm, largest first, whose spheres together have the target volume."""
-    volumes = np.exp(rng.normal(0.0, 1.05, target.count))
+    volumes = np.exp(rng.normal(0.0, 1.3, target.count))
     smallest = 4.19 * SMALLEST_MM**3
     total = target.volume_ml * 1000.0
     volumes = smallest + volumes / volumes.sum() * max(total - smallest * target.count, 0.0)

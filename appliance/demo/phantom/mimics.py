@@ -63,7 +63,7 @@ def make_mimics(
     cover = np.maximum(cover, _caps(brain, white, rng))
     cover = np.maximum(cover, _flow(brain, fluid, rng))
     cover = np.maximum(cover, _foci(brain, (grey, fluid), rng, spacing))
-    tone = 1.62 + 0.13 * smooth_noise(rng, grey.shape, spacing, 9.0) + float(rng.normal(0.0, 0.04))
+    tone = 1.60 + 0.13 * smooth_noise(rng, grey.shape, spacing, 9.0) + float(rng.normal(0.0, 0.04))
     return Mimics(cover * brain.mask, np.clip(tone, 1.25, 2.1))
 
 
@@ -87,7 +87,7 @@ def _cortex(brain: Brain, grey: Floats, rng: np.random.Generator) -> Floats:
             wide = tuple(r * float(rng.uniform(0.8, 1.2)) for r in reach)
             where += gain * _bump(brain, (centre[0] * side, centre[1], centre[2]), wide)
     surface = np.argwhere((brain.grey > 0.6) & (brain.to_edge < 9.0) & (brain.to_edge > 1.0))
-    for index in rng.choice(len(surface), int(rng.integers(9, 15)), replace=False):
+    for index in rng.choice(len(surface), int(rng.integers(7, 12)), replace=False):
         spot = surface[index]
         centre3 = tuple(float(brain.coordinates[a][spot[a]]) for a in range(3))
         reach3 = tuple(float(v) for v in rng.uniform(5.0, 13.0, 3))
@@ -95,7 +95,7 @@ def _cortex(brain: Brain, grey: Floats, rng: np.random.Generator) -> Floats:
     x, y, z = np.meshgrid(*brain.coordinates, indexing="ij", sparse=True)
     band = np.exp(-0.5 * ((z + 26.0 - 0.1 * np.abs(x)) / 4.0) ** 2) * (y > 6) * (brain.to_edge < 8)
     where += float(rng.uniform(0.3, 1.1)) * band
-    return np.asarray(np.clip(1.5 * (where - 0.35), 0.0, 1.0) * np.clip(1.6 * grey - 0.4, 0, 1))
+    return np.asarray(np.clip(1.6 * (where - 0.62), 0.0, 1.0) * np.clip(1.6 * grey - 0.4, 0, 1))
 
 
 def _caps(brain: Brain, white: Floats, rng: np.random.Generator) -> Floats:

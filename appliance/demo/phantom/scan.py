@@ -100,7 +100,7 @@ def expose(
     Returns:
         int16, 0 to 32767.
     """
-    signal *= bias_field(rng, signal.shape, spacing, float(rng.uniform(0.08, 0.16)))
+    signal *= bias_field(rng, signal.shape, spacing, float(rng.uniform(0.05, 0.11)))
     sigma = np.float32(1.0 / (sequence.snr * float(rng.uniform(0.85, 1.15))))
     real = rng.standard_normal(signal.shape, dtype=np.float32)
     real *= sigma

@@ -181,6 +181,7 @@ def _scan(request: PhantomRequest, patient: _Patient, sequence: Sequence, pose: 
         }
         lesion = sampled.images[1] if len(images) > 1 else np.zeros(view.shape, np.float32)
         masks["lesions"] = Volume((lesion >= LESION_SHARE).astype(np.uint8), view.affine)
+        masks["mimics"].data[lesion >= LESION_SHARE] = 0
     signal = sampled.images[0]
     if request.fault is Fault.WRONG_BODY_PART:
         signal = knee_signal(view.shape, view.spacing, view.plane)
@@ -194,10 +195,7 @@ def _labels(patient: _Patient) -> NDArray[np.uint8]:
     out = head.face * np.uint8(LABEL_BITS["face"])
     part = out[head.brain_box]
     part += head.brain.mask * np.uint8(LABEL_BITS["brain"])
-    cover = patient.mimics.cover
-    if patient.lesions is not None:
-        cover = cover * (1.0 - patient.lesions.cover)
-    part += (cover >= 0.5) * np.uint8(LABEL_BITS["mimics"])
+    part += (patient.mimics.cover >= 0.5) * np.uint8(LABEL_BITS["mimics"])
     return out
 
 
