@@ -12,6 +12,7 @@ from pydicom.dataset import Dataset
 from pydicom.errors import BytesLengthException, InvalidDicomError
 from pydicom.filereader import read_file_meta_info
 from pydicom.uid import (
+    AllTransferSyntaxes,
     CTImageStorage,
     DeflatedExplicitVRLittleEndian,
     EnhancedCTImageStorage,
@@ -106,8 +107,11 @@ def read_dataset(path: Path, *, pixels: bool) -> Dataset:
         if path.stat().st_size > MAX_FILE_BYTES:
             raise DataRefused("a file is larger than 4 GiB: not read")
         meta = read_file_meta_info(path)
-        if meta.get("TransferSyntaxUID") == DeflatedExplicitVRLittleEndian:
+        syntax = meta.get("TransferSyntaxUID")
+        if syntax == DeflatedExplicitVRLittleEndian:
             raise DataRefused("deflated files are not read: send them in another transfer syntax")
+        if syntax is not None and syntax not in AllTransferSyntaxes:
+            raise DataRefused("a file is in an unknown transfer syntax: private, or damaged")
         dataset = pydicom.dcmread(path, stop_before_pixels=not pixels)
         if not sop_class(dataset):
             raise DataRefused("a file has no SOPClassUID: no DICOM instance, or cut off")

@@ -129,7 +129,7 @@ DAMAGES: list[tuple[Change, str]] = [
     (_empty_frames, "empty"),
     (_lost_group, "number of per-frame"),
     (drop("PixelData"), "cannot be decoded"),
-    (drop("Rows"), "damaged"),
+    (drop("Rows"), "not read"),
 ]
 
 
