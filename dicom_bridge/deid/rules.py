@@ -41,7 +41,7 @@ class Node:
 
     Attributes:
         rules: by tag.
-        top: this is the top level, where public technical numbers outside the IOD may stay.
+        top: this is the top level, where public numbers and terms outside the IOD may stay.
     """
 
     rules: dict[int, Rule] = field(default_factory=dict)
@@ -74,7 +74,7 @@ CODE_VALUE, CODE_SCHEME, CODE_MEANING = 0x00080100, 0x00080102, 0x00080104
 CONTENT_SEQUENCE, GRAPHIC_OBJECTS, GRAPHIC_ANNOTATION = 0x0040A730, 0x00700009, 0x00700001
 OURS = frozenset({0x00120062, 0x00120063, 0x00120064, 0x00280303})
 TECHNICAL_GROUPS = frozenset({0x0018, 0x0020, 0x0028, 0x0040, 0x0054})
-NUMERIC = frozenset({"US", "SS", "UL", "SL", "FL", "FD", "DS", "IS", "US or SS"})
+CLOSED_FORMS = frozenset({"US", "SS", "UL", "SL", "FL", "FD", "DS", "IS", "CS", "US or SS"})
 _BULK = (
     *("PixelData", "FloatPixelData", "DoubleFloatPixelData", "LUTData", "SpectroscopyData"),
     *("RedPaletteColorLookupTableData", "GreenPaletteColorLookupTableData", "ExtendedOffsetTable"),
@@ -268,7 +268,7 @@ class _Compiler:
         if action is Action.EMPTY:
             return Rule(action, Method.EMPTY, kind, vrs)
         if child is None:
-            return None
+            return None if kind == "3" else Rule(Action.EMPTY, Method.EMPTY, kind, vrs)
         node = self.node(child)
         if action is Action.DUMMY and (CODE_VALUE in node.rules or tag == CONTENT_SEQUENCE):
             return Rule(action, Method.DUMMY_ITEM, kind, vrs, child=node)
@@ -299,12 +299,12 @@ class _Compiler:
 
 
 def technical_rule(tag: int) -> Rule | None:
-    """The rule for a public number outside the IOD at top level; None where there is none."""
+    """The rule for a public number or term outside the IOD at top level, if there is one."""
     known = DicomDictionary.get(tag)
     if known is None or (tag >> 16) not in TECHNICAL_GROUPS or tag in load_rows() or tag in OURS:
         return None
     vr = str(known[0])
-    if vr not in NUMERIC:
+    if vr not in CLOSED_FORMS:
         return None
     if vr in _FORM_JUDGES:
         return Rule(Action.KEEP, Method.JUDGE, "3", _vrs(vr), _FORM_JUDGES[vr])
