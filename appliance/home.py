@@ -242,3 +242,21 @@ def _key_files(home: Home) -> tuple[Path, ...]:
         home.keys / "site.secret",
         home.keys / "vault.key",
     )
+
+
+def key_file(path: Path | None, *, random: Callable[[int], bytes] = secrets.token_bytes) -> bytes:
+    """A secret of 32 bytes from a file, made with mode 0600 where absent; None gives a fresh one.
+
+    Raises:
+        HomeInvalid: the file has a wrong length or others may read it.
+    """
+    if path is None:
+        return random(SECRET_BYTES)
+    if not path.exists():
+        write_private(path, random(SECRET_BYTES))
+    if path.stat().st_mode & 0o077:
+        raise HomeInvalid(f"{path.name} is open to others: chmod 600 it")
+    value = path.read_bytes()
+    if len(value) != SECRET_BYTES:
+        raise HomeInvalid(f"{path.name}: expected {SECRET_BYTES} bytes, got {len(value)}")
+    return value

@@ -8,7 +8,7 @@ from typing import Annotated
 
 import typer
 
-from appliance.cli.output import print_lines
+from appliance.cli.output import print_json, print_lines, print_pairs, print_table
 
 app = typer.Typer(no_args_is_help=True, rich_markup_mode=None)
 
@@ -46,3 +46,265 @@ def phantom(
     )
     written = write_cohort(cohort, out, done=lambda w: print_lines(f"wrote {w.folder}"))
     print_lines(f"{len(written)} studies in {out}/dicom, the truth in {out}/truth")
+
+
+class Effort(StrEnum):
+    """How much work registration and masks take."""
+
+    QUICK = "quick"
+    FULL = "full"
+
+
+Profile = Annotated[Effort, typer.Option("--profile", help="Effort.")]
+Threads = Annotated[int, typer.Option("--threads", min=1, max=256, help="Threads.")]
+
+
+@app.command()
+def deidentify(
+    source: Annotated[Path, typer.Argument(help="A folder of DICOM files, or one file.")],
+    out: Annotated[Path, typer.Argument(help="Folder for the outputs, outside the source.")],
+    profile: Annotated[
+        Path | None, typer.Option("--profile", help="Profile (TOML); default Basic Profile.")
+    ] = None,
+    report: Annotated[Path | None, typer.Option("--report", help="JSON report.")] = None,
+    key: Annotated[
+        Path | None,
+        typer.Option("--key", help="Key file: the same key, the same pseudonyms. Made if absent."),
+    ] = None,
+    quarantine: Annotated[
+        Path | None, typer.Option("--quarantine", help="Copies of refused files (identified!).")
+    ] = None,
+    workers: Annotated[int, typer.Option("--workers", min=1, max=256, help="Processes.")] = 2,
+    json: Json = False,
+) -> None:
+    """Remove identity by DICOM PS3.15 Annex E; what cannot be decided is refused, with why."""
+    from appliance.home import key_file
+    from dicom_bridge.deid import DeidentifyRequest, Pseudonymizer, deidentify_tree
+    from dicom_bridge.deid import Profile as DeidProfile
+
+    request = DeidentifyRequest(
+        source=source,
+        destination=out,
+        pseudonymizer=Pseudonymizer(key_file(key), "tools"),
+        profile=DeidProfile.load(profile) if profile else DeidProfile.basic(),
+        report=report,
+        quarantine=quarantine,
+        workers=workers,
+    )
+    summary = deidentify_tree(request)
+    if json:
+        print_json(summary.to_json())
+    else:
+        print_lines(
+            f"{summary.written} of {summary.files} files written, {len(summary.refused)} refused, "
+            f"{summary.per_second:.0f} per second"
+        )
+        print_lines(*(f"  {count} x {reason}" for reason, count in summary.reasons.items()))
+        if key is None:
+            print_lines("a key was made for this run only: --key FILE keeps pseudonyms the same")
+    if not summary.written:
+        raise typer.Exit(1)
+
+
+@app.command()
+def classify(
+    folder: Annotated[Path, typer.Argument(help="A folder of DICOM files.")], json: Json = False
+) -> None:
+    """Say what each series is, how sure that is, and by which rule."""
+    from dicom_bridge.classify import scan_study
+
+    scan = scan_study(folder)
+    rows = [
+        {
+            "series": series.SeriesNumber,
+            "kind": str(series.kind),
+            "confidence": series.confidence,
+            "rule": series.rule,
+            "dimension": series.dimension,
+            "images": series.slices,
+        }
+        for series in scan.series
+    ]
+    if json:
+        print_json({"series": rows, "unreadable": len(scan.unreadable)})
+        return
+    print_table(
+        ("series", "kind", "confidence", "rule", "dimension", "images"),
+        (tuple(row.values()) for row in rows),
+        empty="no DICOM series was found",
+    )
+    if scan.unreadable:
+        print_lines(f"{len(scan.unreadable)} files are no readable DICOM")
+
+
+@app.command()
+def convert(
+    folder: Annotated[Path, typer.Argument(help="A folder of DICOM files.")],
+    out: Annotated[Path, typer.Argument(help="Folder for NIfTI and side-cars.")],
+    json: Json = False,
+) -> None:
+    """Convert every series to NIfTI with a de-identified side-car; refuse what would be wrong."""
+    import secrets
+    import tempfile
+
+    from appliance.tools.conversion import sidecar_by
+    from dicom_bridge.convert.folder import convert_folder
+
+    with tempfile.TemporaryDirectory() as work:
+        results = convert_folder(
+            folder, out, work=Path(work), sidecar=sidecar_by(secrets.token_bytes(32))
+        )
+    rows = [
+        {
+            "series": r.SeriesNumber,
+            "kind": str(r.kind),
+            "image": r.image.name if r.image else "",
+            "engine": r.engine,
+            "reason": r.reason,
+        }
+        for r in results
+    ]
+    if json:
+        print_json(rows)
+    else:
+        columns = ("series", "kind", "image", "engine", "why not")
+        print_table(columns, (tuple(row.values()) for row in rows), empty="no series was found")
+    if not any(r.image for r in results):
+        raise typer.Exit(1)
+
+
+@app.command()
+def register(
+    fixed: Annotated[Path, typer.Argument(help="Reference image (NIfTI).")],
+    moving: Annotated[Path, typer.Argument(help="Image to align (NIfTI).")],
+    out: Annotated[Path | None, typer.Option("--out", help="The aligned image.")] = None,
+    transform: Annotated[
+        Path | None, typer.Option("--transform", help="ITK transform, fixed to moving points.")
+    ] = None,
+    profile: Profile = Effort.FULL,
+    threads: Threads = 2,
+) -> None:
+    """Align two images of one head rigidly."""
+    from appliance.imaging.files import RegisterPaths, register_files
+    from appliance.imaging.registration import RegistrationOptions
+
+    found = register_files(
+        RegisterPaths(fixed, moving, out, transform),
+        RegistrationOptions(profile=profile.value, threads=threads),
+    )
+    print_pairs((("quality", f"{found.quality:.3f}"), ("metric", f"{found.metric:.4f}")))
+
+
+@app.command()
+def deface(
+    image: Annotated[Path, typer.Argument(help="Head image (NIfTI).")],
+    out: Annotated[Path, typer.Argument(help="The image without face.")],
+    profile: Profile = Effort.FULL,
+    threads: Threads = 2,
+) -> None:
+    """Take the face out of a head image; the brain stays as it is."""
+    from appliance.imaging.files import deface_file
+
+    removed = deface_file(image, out, profile=profile.value, threads=threads)
+    print_lines(f"{removed:.0f} ml were taken out")
+
+
+@app.command("brain-mask")
+def brain_mask(
+    image: Annotated[Path, typer.Argument(help="Head image (NIfTI).")],
+    out: Annotated[Path, typer.Argument(help="The mask.")],
+    profile: Profile = Effort.FULL,
+    threads: Threads = 2,
+) -> None:
+    """Write the brain mask of a head image."""
+    import numpy as np
+
+    from appliance.imaging.files import brain_mask_file
+
+    mask = brain_mask_file(image, out, profile=profile.value, threads=threads)
+    print_lines(f"the brain has {float(np.count_nonzero(mask.data)) * mask.voxel_ml:.0f} ml")
+
+
+@app.command()
+def qc(
+    image: Annotated[Path, typer.Argument(help="FLAIR (or any one image, NIfTI).")],
+    second: Annotated[Path | None, typer.Argument(help="T1 of the same study.")] = None,
+    profile: Profile = Effort.FULL,
+    threads: Threads = 2,
+    json: Json = False,
+) -> None:
+    """Measure image quality and decide: pass, review or fail, with reasons."""
+    from appliance.imaging.files import QcOptions, qc_files, report_json
+
+    report = qc_files(image, second, options=QcOptions(profile=profile.value, threads=threads))
+    if json:
+        print_json(report_json(report))
+    else:
+        print_table(
+            ("metric", "value", "unit", "better"),
+            (
+                (m.name, "-" if m.value is None else f"{m.value:.4g}", m.unit, m.direction)
+                for m in report.metrics
+            ),
+            empty="nothing could be measured",
+        )
+        print_lines("", f"decision: {report.decision}", *(f"  {r}" for r in report.reasons))
+    if report.decision == "fail":
+        raise typer.Exit(1)
+
+
+@app.command()
+def segment(
+    model: Annotated[Path, typer.Argument(help="Model folder, as `clinode run export` writes.")],
+    images: Annotated[
+        list[Path], typer.Argument(help="Images in the order of the model's inputs, then OUT.")
+    ],
+    threads: Threads = 2,
+) -> None:
+    """Segment images with a model; the last path is the mask to write."""
+    from appliance.tools.segmentation import segment_files
+
+    if len(images) < 2:
+        raise typer.BadParameter("give at least one image and the mask to write")
+    volume = segment_files(model, images[:-1], images[-1], threads=threads)
+    print_lines(f"{volume:.2f} ml are segmented")
+
+
+@app.command("seg-write")
+def seg_write(
+    series: Annotated[Path, typer.Argument(help="Folder of the source series.")],
+    mask: Annotated[Path, typer.Argument(help="Mask (NIfTI) on any grid that covers it.")],
+    out: Annotated[Path, typer.Argument(help="The DICOM SEG.")],
+) -> None:
+    """Write a mask as a DICOM SEG of a series, read it back and compare."""
+    from dicom_bridge.seg.files import write_seg_files
+
+    written = write_seg_files(series, mask, out)
+    voxels = ", ".join(f"segment {n}: {count} voxels" for n, count in written.segments.items())
+    print_lines(f"{written.frames} frames, {voxels}")
+
+
+@app.command("seg-read")
+def seg_read(
+    seg: Annotated[Path, typer.Argument(help="A DICOM SEG.")],
+    out: Annotated[Path, typer.Argument(help="Folder for one NIfTI per segment.")],
+) -> None:
+    """Read a DICOM SEG into NIfTI masks."""
+    from dicom_bridge.seg.files import read_seg_files
+
+    print_lines(*(str(path) for path in read_seg_files(seg, out)))
+
+
+@app.command("seg-check")
+def seg_check(
+    series: Annotated[Path, typer.Argument(help="Folder of the source series.")],
+    seg: Annotated[Path, typer.Argument(help="A DICOM SEG.")],
+) -> None:
+    """Check that a SEG opens in the usual viewers over its series."""
+    from dicom_bridge.seg.check import check_seg
+    from dicom_bridge.seg.files import series_of_folder
+
+    findings = check_seg(series_of_folder(series), seg)
+    print_lines(*(findings or ["nothing is wrong with it"]))
+    if findings:
+        raise typer.Exit(1)

@@ -1,0 +1,1 @@
+"""Stages on files, for ``clinode tools``: what needs more than one package."""
