@@ -21,6 +21,7 @@ from pydicom.dataset import Dataset
 from pydicom.uid import ExplicitVRLittleEndian
 
 from dicom_bridge.convert.libraries import configure_dicom2nifti
+from dicom_bridge.convert.pixels import stored_pixels
 from dicom_bridge.convert.stack import Stack
 from dicom_bridge.errors import DataRefused
 from dicom_bridge.geometry import FloatArray
@@ -58,10 +59,34 @@ def _instances(stack: Stack) -> list[Dataset]:
     return list(seen.values())
 
 
+class _Instance(Dataset):
+    """An instance as dicom2nifti sees it: decoded once, never copied, numbered by position."""
+
+    decoded: NDArray[np.generic]
+
+    @property
+    def pixel_array(self) -> NDArray[np.generic]:
+        """The pixels, decoded before."""
+        return self.decoded
+
+    def __deepcopy__(self, memo: dict[int, Any] | None) -> _Instance:
+        """Itself: dicom2nifti copies every slice in full before it reads its pixels."""
+        return self
+
+
+def _numbered(dataset: Dataset, number: int) -> _Instance:
+    made = _Instance()
+    made._dict = dict(dataset._dict)
+    made.file_meta = dataset.file_meta
+    made.decoded = stored_pixels(dataset)
+    made.InstanceNumber = number
+    return made
+
+
 def with_dicom2nifti(stack: Stack) -> EngineVolume:
     """Convert by dicom2nifti.
 
-    InstanceNumber is overwritten in shallow copies by the spatial order, since dicom2nifti groups
+    InstanceNumber is overwritten in shallow copies by the place in space, since dicom2nifti groups
     slices by it and fails where it is absent.
 
     Raises:
@@ -71,13 +96,8 @@ def with_dicom2nifti(stack: Stack) -> EngineVolume:
     from dicom2nifti.exceptions import ConversionError, ConversionValidationError
 
     configure_dicom2nifti()
-    numbered: list[Dataset] = []
-    for number, dataset in enumerate(_instances(stack), start=1):
-        copied = copy.copy(dataset)
-        copied._dict = dict(dataset._dict)
-        copied.InstanceNumber = number
-        numbered.append(copied)
     try:
+        numbered = [_numbered(data, place) for place, data in enumerate(_instances(stack), start=1)]
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")
             made = convert_dicom.dicom_array_to_nifti(numbered, None, reorient_nifti=False)

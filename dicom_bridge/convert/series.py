@@ -86,10 +86,13 @@ def verified(
         )
     if not np.all(np.isfinite(turned)):
         raise EngineRefused(f"{made.engine} made values that are not finite")
-    scale = max(1.0, float(np.max(np.abs(expected))))
+    whole = expected.dtype.kind == "i"
+    allowed = 0.0 if whole else 1e-5 * max(1.0, float(np.max(np.abs(expected))))
     for k in range(geometry.shape[2]):
-        difference = turned[:, :, k].astype(np.float64) - expected[:, :, k].astype(np.float64)
-        if float(np.max(np.abs(difference))) > 1e-5 * scale * (expected.dtype.kind == "f"):
+        difference = turned[:, :, k].astype(expected.dtype) - expected[:, :, k]
+        if whole and turned.dtype.kind == "f" and np.any(turned[:, :, k] % 1):
+            raise EngineRefused(f"{made.engine} changed the values of slice {k + 1}")
+        if float(np.max(np.abs(difference))) > allowed:
             raise EngineRefused(f"{made.engine} changed the values of slice {k + 1}")
     return turned
 
