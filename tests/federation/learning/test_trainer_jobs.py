@@ -190,7 +190,7 @@ def test_data_of_another_plan_is_refused(bench: Bench) -> None:
     other = tiny_plan({"preparation": {"n4": True}})
     with pytest.raises(TrainerFailed, match="another plan's preparation"):
         bench.give(EvaluateJob(other, bench.data, bench.weights, Split.TEST))
-    fewer = tiny_plan({"inputs": [{"modality": "FLAIR"}]})  # type: ignore[dict-item]
+    fewer = tiny_plan({"inputs": [{"modality": "FLAIR"}]})
     with pytest.raises(TrainerFailed, match="channels FLAIR, T1w"):
         bench.give(EvaluateJob(fewer, bench.data, bench.weights, Split.TEST))
 

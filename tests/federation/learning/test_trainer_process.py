@@ -27,6 +27,7 @@ from federation.trainer.jobs import (
 from federation.trainer.serve import Server
 from tests.federation.learning.test_trainer_jobs import Bench
 from tests.federation.learning.tiny import tiny_plan
+from tests.tools import REPOSITORY
 from tests.waiting import wait_for
 
 pytestmark = [pytest.mark.integration, pytest.mark.timeout(300)]
@@ -181,14 +182,14 @@ def test_a_job_needs_a_started_trainer(tmp_path: Path) -> None:
 
 
 NODE = """
-import sys, time, threading
+import sys, threading
 from pathlib import Path
 from federation.trainer.client import Trainer
 from federation.trainer.jobs import TrainerResources
+from tests.waiting import wait_for
 trainer = Trainer(Path(sys.argv[1]), TrainerResources())
 threading.Thread(target=trainer.start).start()
-while not trainer.isolation():
-    time.sleep(0.02)
+wait_for(trainer.isolation, what="the trainer's record", seconds=120)
 print(trainer.pid, flush=True)
 sys.stdin.read()
 """
@@ -199,6 +200,7 @@ def test_the_trainer_outlives_the_thread_that_started_it_but_not_the_node(tmp_pa
         [sys.executable, "-c", NODE, str(tmp_path)],
         stdin=subprocess.PIPE,
         stdout=subprocess.PIPE,
+        cwd=REPOSITORY,
     )
     with node:
         assert node.stdout is not None
@@ -212,7 +214,7 @@ def test_old_job_files_are_forgotten(tmp_path: Path, monkeypatch: pytest.MonkeyP
     monkeypatch.setattr("federation.trainer.client.KEPT_JOBS", 2)  # edge: a limit, not a behaviour
     with Trainer(tmp_path, TrainerResources()) as trainer:
         for seed in range(4):
-            plan = tiny_plan({"seed": seed})  # type: ignore[dict-item]
+            plan = tiny_plan({"seed": seed})
             trainer.initialise(InitialiseJob(plan, tmp_path / f"w{seed}"))
     names = ["000003.json", "000004.json"]
     assert sorted(path.name for path in (tmp_path / "inbox").iterdir()) == names

@@ -26,7 +26,7 @@ EDGE = 24
 AFFINE = np.diag([2.0, 2.0, 2.0, 1.0])
 
 
-def tiny_plan(changes: Mapping[str, Mapping[str, Any]] | None = None) -> Plan:
+def tiny_plan(changes: Mapping[str, Any] | None = None) -> Plan:
     """The demo's plan with a tiny network and patches; ``changes`` go by section."""
     document = ms_lesion_demo_plan(2).model_dump(mode="json")
     document["network"].update(channels=[4, 8], strides=[2], residual_units=1)
@@ -35,6 +35,7 @@ def tiny_plan(changes: Mapping[str, Mapping[str, Any]] | None = None) -> Plan:
         steps_per_round=4,
         batch_size=2,
         patch_size=[16, 16, 16],
+        modality_dropout=0.0,
         schedule={"key": "constant", "warmup_fraction": 0.0, "final_fraction": 0.0},
     )
     document["optimiser"]["learning_rate"] = 0.02
