@@ -82,6 +82,10 @@ class Node:
         state: the node's state.
         settings: the node's settings.
         operations: the verbs of the control API.
+        governance: decisions on plans, models and data sets.
+        datasets: data sets and the split.
+        site: the node as the federation sees it.
+        identities: pseudonyms and vault.
 
     Raises:
         SettingsInvalid: the settings have problems.
@@ -101,8 +105,8 @@ class Node:
         self.audit = AuditChain(self.home.audit_file, self._options.clock)
         resources = self.settings.resources
         self._pool = WorkerPool(workers=resources.workers, threads=resources.threads)
-        self._identities = Identities(self.home, keys)
-        self._spool = Spool(self.state, self.home, self._identities)
+        self.identities = Identities(self.home, keys)
+        self._spool = Spool(self.state, self.home, self.identities)
         self.governance = Governance(
             self.state, self.audit, self.settings.governance, on_change=self.wake
         )
@@ -114,7 +118,7 @@ class Node:
                 state=self.state,
                 home=self.home,
                 settings=self.settings,
-                identities=self._identities,
+                identities=self.identities,
                 spool=self._spool,
                 client=client_for(self.settings),
                 observer=self._options.observer,
@@ -130,7 +134,7 @@ class Node:
             PreparerOptions(keys.site_secret, self.settings.labels.codes, resources.threads),
         )
         self._results = self._make_results()
-        self._site = SiteWork(
+        self.site = SiteWork(
             SiteParts(
                 state=self.state,
                 home=self.home,
@@ -233,7 +237,7 @@ class Node:
     def _make_runner(self) -> Runner:
         table = StageTable(
             run=dict.fromkeys(WORKER_STAGES, run_stage),
-            settle=settlers(self.home, self._identities),
+            settle=settlers(self.home, self.identities),
             done=self._stage_done,
         )
         return Runner(
@@ -258,7 +262,7 @@ class Node:
                 state=self.state,
                 home=self.home,
                 settings=self.settings,
-                identities=self._identities,
+                identities=self.identities,
                 pool=self._pool,
                 client=client,
                 audit=audit,
@@ -271,7 +275,7 @@ class Node:
                 state=self.state,
                 home=self.home,
                 settings=self.settings,
-                identities=self._identities,
+                identities=self.identities,
                 intake=self._intake,
                 runner=self._runner,
                 datasets=self.datasets,
@@ -325,7 +329,7 @@ class Node:
             self._identity = load_identity(self.home.keys)
             agent = SiteAgent(
                 CoordinatorConnection(self._identity),
-                self._site,
+                self.site,
                 clock=self._options.clock,
                 observer=self._options.agent_observer,
             )
@@ -375,7 +379,7 @@ class Node:
             last_contact=status.last_contact,
             run=status.run_id,
             round=status.round,
-            rounds=self._site.rounds(),
+            rounds=self.site.rounds(),
             task=status.activity,
             certificate_expires=identity.certificate_ends,
             detail=status.words or self._agent_words,

@@ -133,7 +133,6 @@ class Runner:
             remove_tree(folder)
         elif reached(state, State.CONVERTED, stage=stage):
             remove_tree(folder / RECEIVED)
-            remove_tree(folder / STAGES / Stage.DEIDENTIFY.value)
 
     def run(self, stop: threading.Event) -> None:
         """Work until `stop` is set; then running stages are given up (they will be repeated)."""

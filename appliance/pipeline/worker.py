@@ -84,8 +84,8 @@ def execute(job: Job) -> Answer:
     except MemoryError as error:
         return Answer(failed="not enough memory for this stage", where=_places(error))
     except Exception as error:  # edge: a worker must answer, and foreign texts may hold identifiers
-        places = _places(error)
-        return Answer(failed=f"unexpected {type(error).__name__} at {places[-1]}", where=places)
+        place = _own_place(error)
+        return Answer(failed=f"unexpected {type(error).__name__} at {place}", where=_places(error))
 
 
 def die_with_parent(parent: int) -> None:
@@ -100,3 +100,15 @@ def _places(error: BaseException) -> tuple[str, ...]:
     """File name, line and function of each frame; no values, no folders."""
     frames = traceback.extract_tb(error.__traceback__)
     return tuple(f"{Path(f.filename).name}:{f.lineno} {f.name}" for f in frames) or ("unknown",)
+
+
+def _own_place(error: BaseException) -> str:
+    """The innermost frame inside clinode's own packages."""
+    frames = traceback.extract_tb(error.__traceback__)
+    own = [f for f in frames if {"appliance", "dicom_bridge", "federation"} & set(_folders(f))]
+    frame = own[-1] if own else frames[-1]
+    return f"{Path(frame.filename).name}:{frame.lineno}"
+
+
+def _folders(frame: traceback.FrameSummary) -> tuple[str, ...]:
+    return Path(frame.filename).parts
