@@ -28,6 +28,7 @@ from appliance.cli import (
     tools,
 )
 from appliance.cli.output import print_error, print_lines
+from appliance.log import configure_log
 
 EXIT_FAILED = 1
 EXIT_USAGE = 2
@@ -121,6 +122,7 @@ def run_command(arguments: list[str]) -> int:
     """
     from appliance.cli.failures import exit_code_of
 
+    configure_log(level="warning")
     try:
         result = app(arguments, prog_name="clinode", standalone_mode=False)
     except typer.Exit as error:
