@@ -219,7 +219,7 @@ class Engine:
         facts = JoinFacts(joined, undecided, minimum, waited >= self._parts.patience_s)
         verdict = join_verdict(facts)
         if verdict is Verdict.FAIL:
-            reasons = "; ".join(f"{r.site}: {r.words}" for r in rows if r.state != "joined")
+            reasons = "; ".join(f"{r.site}: {r.words}" for r in rows if r.words)
             self._fail(run, f"{joined} sites joined, the plan needs {minimum} ({reasons})")
             return True
         if verdict is not Verdict.GO_ON:

@@ -132,12 +132,16 @@ class Runs:
     def stop(self, run_id: str, reason: str = "") -> dict[str, Any]:
         """End a run for good; models of closed rounds stay.
 
+        A run that is publishing has its model: it becomes finished, without the sites that have
+        not inferred yet.
+
         Raises:
             RunRefused: it is over already.
         """
         run = self.store.run(run_id)
+        end = RunState.FINISHED if run.state is RunState.PUBLISHING else RunState.STOPPED
         with self.store.change() as change:
-            change.run(run.run_id, RunState.STOPPED, words=reason[:200] or "stopped")
+            change.run(run.run_id, end, words=reason[:200] or "stopped")
             tasks = [t for t in self.store.tasks(run.run_id) if t.state not in TASK_ENDS]
             change.expire(tasks, "the run was stopped")
         self.audit.append(ACTOR_OPERATOR, "run.stopped", run.run_id, {"reason": reason[:200]})

@@ -62,7 +62,7 @@ RUN_TABLE: Final[Mapping[RunState, frozenset[RunState]]] = {
     RunState.RUNNING: frozenset(
         {RunState.PUBLISHING, RunState.PAUSED, RunState.STOPPED, RunState.FAILED}
     ),
-    RunState.PUBLISHING: frozenset({RunState.FINISHED, RunState.STOPPED}),
+    RunState.PUBLISHING: frozenset({RunState.FINISHED}),
     RunState.PAUSED: frozenset({RunState.OFFERED, RunState.RUNNING, RunState.STOPPED}),
     RunState.FINISHED: frozenset(),
     RunState.STOPPED: frozenset(),

@@ -151,16 +151,14 @@ class SiteAgent:
                 self._go_on(entry)
 
     def _do(self, task: pb.Task) -> None:
-        journal = self._journal(task)
-        entry = journal.read(task.task_id)
-        if entry is None:
-            entry = Entry(task, Step.RECEIVED)
-            self._keep(entry)
         self._touch(
             activity=pb.TaskKind.Name(task.kind).removeprefix("TASK_KIND_").lower(),
             run_id=task.run_id,
             round=task.round,
         )
+        entry = self._journal(task).read(task.task_id)
+        if entry is None:
+            entry = self._keep(Entry(task, Step.RECEIVED))
         self._go_on(entry)
 
     def _go_on(self, entry: Entry) -> None:

@@ -240,7 +240,7 @@ class Federation:
 
     def __init__(self, folder: Path, **options: Any) -> None:  # noqa: ANN401
         self.folder = folder
-        self.home = make_home(folder / "coordinator")
+        self.home = make_home(folder / "coordinator", **options.pop("settings", {}))
         self._options = CoordinatorOptions(**{"initialiser": numpy_initialiser, **options})
         self.coordinator = Coordinator(self.home, self._options)
         self.coordinator.start()
