@@ -44,7 +44,8 @@ IMPLEMENTATION_NAME = "CLINODE_1"
 SOP_CLASS, SOP_INSTANCE, STUDY, SERIES = 0x00080016, 0x00080018, 0x0020000D, 0x0020000E
 PATIENT_ID, ISSUER, PIXEL_DATA = 0x00100020, 0x00100021, 0x7FE00010
 IDENTITY_REMOVED, METHOD, METHOD_CODES = 0x00120062, 0x00120063, 0x00120064
-TEMPORAL = 0x00280303
+TEMPORAL, ROWS = 0x00280303, 0x00280010
+RT_DOSE = "1.2.840.10008.5.1.4.1.1.481.2"
 _FLOAT_PIXELS = (0x7FE00008, 0x7FE00009)
 _SPECTRA = 0x56000020
 
@@ -213,7 +214,8 @@ class Engine:
         self._pseudonymizer = pseudonymizer
         self._nodes: dict[str, Node] = {}
         safe_private = Option.RETAIN_SAFE_PRIVATE in profile.options
-        self._memory = Memory(pseudonymizer, safe_private)
+        keep_places = Option.RETAIN_INSTITUTION_IDENTITY in profile.options
+        self._memory = Memory(pseudonymizer, safe_private, keep_places)
         self._patients: dict[tuple[str, str], Patient] = {}
         self._codes = (BASIC_CODE, *(OPTION_CODES[o] for o in sorted(profile.options)))
         self._marks = self._make_marks()
@@ -262,7 +264,11 @@ class Engine:
             if not reader.text(tag):
                 raise DataRefused(f"the {name} Instance UID is missing or empty")
         pixels = any(t in reader.elements for t in (PIXEL_DATA, _SPECTRA, *_FLOAT_PIXELS))
-        if whole and 0x00280010 in reader.elements and not pixels:
+        sop_class = reader.text(SOP_CLASS)
+        image = ROWS in reader.elements or (
+            PIXEL_DATA in self._node(sop_class).rules and sop_class != RT_DOSE
+        )
+        if whole and image and not pixels:
             raise DataRefused("the image has no pixel data: the file is truncated")
         native = source.syntax in (codec.EXPLICIT_LE, codec.IMPLICIT_LE)
         if not native and source.syntax not in ENCODINGS:
@@ -308,7 +314,10 @@ class Engine:
         out_syntax = codec.EXPLICIT_LE if syntax == codec.IMPLICIT_LE else syntax
         parts = (_file_meta(sop_class, sop_instance, out_syntax), *walker.out)
         identifiers = Identifiers(
-            names=frozenset(walker.names), ids=frozenset(walker.numbers), dates=reader.dates()
+            frozenset(walker.names),
+            frozenset(walker.numbers),
+            reader.dates(),
+            frozenset(walker.places),
         )
         return Encoded(parts, proof, identifiers)
 
@@ -387,7 +396,7 @@ def _facts(reader: _Reader) -> ImageFacts:
         burned_in=reader.text(0x00280301),
         conversion=reader.text(0x00080064),
         has_pixels=PIXEL_DATA in reader.elements,
-        rows=reader.number(0x00280010),
+        rows=reader.number(ROWS),
         columns=reader.number(0x00280011),
         samples=reader.number(0x00280002, 1),
         frames=max(1, reader.number(0x00280008, 1)),

@@ -13,7 +13,7 @@ from dicom_bridge.deid.values import fold
 
 SHORTEST_NAME = 3
 SHORTEST_NUMBER = 4
-NAME_TAGS = frozenset({0x00100010, 0x00101001, 0x00101005, 0x00101060, 0x00102297, 0x00080090})
+SHORTEST_PHRASE = 6
 NUMBER_TAGS = frozenset(
     {
         *(0x00100020, 0x00101000, 0x00080050, 0x00101080, 0x00102154, 0x00402016),
@@ -81,7 +81,7 @@ class Identifiers:
                 elif tag in NUMBER_TAGS:
                     ids |= {n for text in texts if (n := number_token(text))}
                 elif tag in PLACE_TAGS:
-                    others |= {fold(t.strip()) for t in texts if len(t.strip()) >= 6}
+                    others |= phrases(texts)
                 elif tag in DATE_TAGS:
                     dates |= {t[:8] for text in texts if _is_date(t := text.strip())}
         return cls(frozenset(names), frozenset(ids), frozenset(dates), frozenset(others))
@@ -104,6 +104,12 @@ def number_token(text: str) -> str:
     if len(value) < SHORTEST_NUMBER or len(set(value)) == 1 or value in _EMPTY_WORDS:
         return ""
     return value
+
+
+def phrases(texts: Iterable[str]) -> set[str]:
+    """Names of places that are long enough to look for as a whole, folded."""
+    stripped = (text.strip(" \0") for text in texts)
+    return {fold(text) for text in stripped if len(text) >= SHORTEST_PHRASE}
 
 
 def _texts(value: object) -> list[str]:

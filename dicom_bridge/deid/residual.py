@@ -105,7 +105,11 @@ def _tokens(identifiers: Identifiers) -> tuple[_Token, ...]:
         for name in identifiers.names
         if len(name) >= TEXT_TOKEN and name not in _technical_words()
     ]
-    ids = [_Token("id", fold(i), whole=True) for i in identifiers.ids if len(i) >= TEXT_TOKEN]
+    ids = [
+        _Token("id", fold(number), number.isdigit() or len(number) <= WHOLE_WORD)
+        for number in identifiers.ids
+        if len(number) >= TEXT_TOKEN
+    ]
     dates = [
         _Token("date", spelling, whole=True)
         for day in identifiers.dates

@@ -41,7 +41,8 @@ class Node:
 
     Attributes:
         rules: by tag.
-        top: this is the top level, where public numbers and terms outside the IOD may stay.
+        top: public technical numbers and terms outside the IOD may stay here: at top level, and
+            where the IOD admits any attribute.
     """
 
     rules: dict[int, Rule] = field(default_factory=dict)
@@ -73,6 +74,7 @@ PATIENT_TAGS = frozenset({0x00100010, 0x00100020})
 CODE_VALUE, CODE_SCHEME, CODE_MEANING = 0x00080100, 0x00080102, 0x00080104
 CONTENT_SEQUENCE, GRAPHIC_OBJECTS, GRAPHIC_ANNOTATION = 0x0040A730, 0x00700009, 0x00700001
 OURS = frozenset({0x00120062, 0x00120063, 0x00120064, 0x00280303})
+UNASSIGNED = frozenset({0x00209170, 0x00209171})  # any attribute of the converted image
 TECHNICAL_GROUPS = frozenset({0x0018, 0x0020, 0x0028, 0x0040, 0x0054})
 CLOSED_FORMS = frozenset({"US", "SS", "UL", "SL", "FL", "FD", "DS", "IS", "CS", "US or SS"})
 _BULK = (
@@ -267,9 +269,9 @@ class _Compiler:
         vrs = _vrs("SQ")
         if action is Action.EMPTY:
             return Rule(action, Method.EMPTY, kind, vrs)
-        if child is None:
+        if child is None and tag not in UNASSIGNED:
             return None if kind == "3" else Rule(Action.EMPTY, Method.EMPTY, kind, vrs)
-        node = self.node(child)
+        node = Node(top=True) if child is None else self.node(child)
         if action is Action.DUMMY and (CODE_VALUE in node.rules or tag == CONTENT_SEQUENCE):
             return Rule(action, Method.DUMMY_ITEM, kind, vrs, child=node)
         if tag == GRAPHIC_ANNOTATION and Option.CLEAN_GRAPHICS not in self._options:

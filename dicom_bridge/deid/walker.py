@@ -11,7 +11,13 @@ from typing import NamedTuple
 
 from dicom_bridge.deid import codec, values
 from dicom_bridge.deid.codec import LONG_VRS, UNDEFINED, Element
-from dicom_bridge.deid.identifiers import NUMBER_TAGS, name_parts, number_token
+from dicom_bridge.deid.identifiers import (
+    NUMBER_TAGS,
+    PLACE_TAGS,
+    name_parts,
+    number_token,
+    phrases,
+)
 from dicom_bridge.deid.pixels import ENCODINGS, ImageFacts, clean_fragments, native_pixels
 from dicom_bridge.deid.private import safe_vrs
 from dicom_bridge.deid.pseudonym import Pseudonymizer
@@ -30,6 +36,7 @@ from dicom_bridge.deid.values import BINARY_SIZES, DUMMIES, Verdict
 from dicom_bridge.errors import DataRefused
 
 SHORT = 128
+_NOTED = NUMBER_TAGS | PLACE_TAGS
 LARGEST_CACHE = 20000
 ITEM_START = struct.pack("<HHI", 0xFFFE, 0xE000, UNDEFINED)
 ITEM_STOP = struct.pack("<HHI", 0xFFFE, 0xE00D, 0)
@@ -71,6 +78,7 @@ class Memory:
 
     pseudonymizer: Pseudonymizer
     safe_private: bool
+    keep_places: bool
     outcomes: dict[tuple[Rule, bytes, bytes], Outcome] = field(default_factory=dict)
 
     def keep(self, key: tuple[Rule, bytes, bytes], outcome: Outcome) -> None:
@@ -118,6 +126,7 @@ class Walker:
         self.candidates: list[Candidate] = []
         self.names: set[str] = set()
         self.numbers: set[str] = set()
+        self.places: set[str] = set()
         self.stored: bytes | memoryview | None = None
         self._body = body
         self._memory = memory
@@ -140,7 +149,7 @@ class Walker:
         outcomes = self._memory.outcomes
         for element in part:
             tag, vr, start, end = element[:4]
-            if vr == b"PN" or tag in NUMBER_TAGS:
+            if vr == b"PN" or tag in _NOTED:
                 self._note(tag, body[start:end])
             rule = rules.get(tag)
             if rule is None:
@@ -169,7 +178,7 @@ class Walker:
 
     def check(self) -> int:
         """Take back every written value that holds an identifier; says how many there were."""
-        long = [token for token in self.names | self.numbers if len(token) >= 5]
+        long = [token for token in self.names | self.numbers | self.places if len(token) >= 5]
         short = {token for token in self.names | self.numbers if len(token) < 5}
         hits = 0
         for place, tag, vr, rule, text in self.candidates:
@@ -197,7 +206,9 @@ class Walker:
             verdict = rule.judge(raw) if rule.judge is not None else values.REFUSED
         if verdict.value is None:
             return _fallback(tag, vr, rule)
-        letter = "U" if method is Method.UID else str(rule.action)
+        letter = str(rule.action)
+        if method is Method.UID:
+            letter = "K" if verdict.value == raw.rstrip(b"\0 ") else "U"
         return Outcome(encode(tag, vr, verdict.value), verdict.text, letter)
 
     def _uids(self, raw: bytes) -> Verdict:
@@ -316,6 +327,8 @@ class Walker:
     def _note(self, tag: int, raw: bytes) -> None:
         if tag in NUMBER_TAGS:
             self.numbers |= _number_tokens(raw)
+        elif tag in PLACE_TAGS:
+            self.places |= set() if self._memory.keep_places else phrases([_decoded(raw)])
         else:
             self.names |= _name_tokens(raw)
 
@@ -327,7 +340,7 @@ class Walker:
             raise DataRefused(f"sequences are nested more than {codec.DEEPEST} deep")
         for item in codec.items(self._body, element, depth):
             for inner in item.values():
-                if inner.vr == b"PN" or inner.tag in NUMBER_TAGS:
+                if inner.vr == b"PN" or inner.tag in _NOTED:
                     self._note(inner.tag, self._body[inner.start : inner.end])
                 else:
                     self._look_into(inner, depth + 1)

@@ -57,7 +57,6 @@ def test_no_plant_comes_out(depth: int, kept: bool, profile: Profile) -> None:
             continue  # refused: see below
         content = out(file_bytes(planted(item, depth, kept=kept)), profile)
         assert not leaked(content), f"{name} at depth {depth}"
-        assert search_bytes(content, WANTED) == []
 
 
 def test_all_plants_at_once_leave_a_readable_image() -> None:
