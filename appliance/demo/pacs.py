@@ -261,29 +261,30 @@ def orthanc_configuration(
     }
 
 
+def _literal(value: object) -> str:
+    """A value that configparser takes as it is."""
+    return str(value).replace("%", "%%")
+
+
 def qrscp_configuration(
     folder: Path, ae_title: str, dicom_port: int, peers: Sequence[RemoteAE]
 ) -> configparser.ConfigParser:
     """The qrscp application's configuration for one hospital of the demonstration."""
-
-    def literal(value: object) -> str:
-        return str(value).replace("%", "%%")
-
     configuration = configparser.ConfigParser()
     configuration["DEFAULT"] = {
-        "ae_title": literal(ae_title),
+        "ae_title": _literal(ae_title),
         "port": str(dicom_port),
         "bind_address": LOOPBACK,
         "max_pdu": "131072",
         "acse_timeout": "30",
         "dimse_timeout": "60",
         "network_timeout": "60",
-        "instance_location": literal(folder.resolve() / "instances"),
-        "database_location": literal(folder.resolve() / "instances.sqlite"),
+        "instance_location": _literal(folder.resolve() / "instances"),
+        "database_location": _literal(folder.resolve() / "instances.sqlite"),
         "log_identifier": "False",
     }
     for peer in peers:
-        configuration[peer.ae_title] = {"address": literal(peer.host), "port": str(peer.port)}
+        configuration[peer.ae_title] = {"address": _literal(peer.host), "port": str(peer.port)}
     return configuration
 
 

@@ -15,7 +15,7 @@ from pynetdicom.association import Association
 from pynetdicom.presentation import PresentationContext
 
 from dicom_bridge.errors import AssociationRejected, PeerError, PeerUnreachable
-from dicom_bridge.net.guard import GuardedSocket
+from dicom_bridge.net.guard import GuardedSocket, RequestorDimse
 from dicom_bridge.net.model import RemoteAE, Timeouts
 from dicom_bridge.net.stack import MAXIMUM_PDU_BYTES
 from dicom_bridge.net.words import Rejection, describe_rejection
@@ -31,6 +31,7 @@ class Link:
 
 
 def _on_open(event: evt.Event) -> None:
+    event.assoc.dimse = RequestorDimse(event.assoc)
     transport = event.assoc.dul.socket
     if transport is not None and transport.socket is not None:
         transport.socket = GuardedSocket.over(transport.socket)

@@ -22,6 +22,7 @@ import structlog
 from pynetdicom.association import Association
 from pynetdicom.dimse import DIMSEServiceProvider
 from pynetdicom.dimse_messages import DIMSEMessage
+from pynetdicom.dimse_primitives import DimseServiceType
 from pynetdicom.pdu_primitives import P_DATA
 from pynetdicom.transport import ThreadedAssociationServer
 
@@ -234,6 +235,22 @@ class _CommandBuffer(io.BytesIO):
         if self.tell() + len(data) > _COMMAND_LIMIT:
             raise ConnectionAbortedError("the peer sends a command set larger than allowed")
         return super().write(data)
+
+
+class RequestorDimse(DIMSEServiceProvider):
+    """Keeps responses for the request that waits for them.
+
+    pynetdicom's association thread looks for messages without waiting, and is meant to pause while
+    a request is under way. The pause has a gap: a thread that was just about to look may take the
+    response away, and the request waits in vain until its time-out. As requestor we serve nothing,
+    so looking without waiting finds nothing.
+    """
+
+    def get_msg(self, block: bool = False) -> tuple[None, None] | tuple[int, DimseServiceType]:
+        """The next message for a request that waits, nothing for anybody else."""
+        if not block:
+            return None, None
+        return super().get_msg(block=True)
 
 
 class BoundedDimse(DIMSEServiceProvider):

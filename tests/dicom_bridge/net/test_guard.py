@@ -11,9 +11,12 @@ from pathlib import Path
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from pynetdicom import AE
+from pynetdicom.association import Association
+from pynetdicom.dimse_primitives import C_ECHO
 
 from dicom_bridge.net import PacsClient
-from dicom_bridge.net.guard import GuardedSocket, MessageBounds, SpillBuffer
+from dicom_bridge.net.guard import GuardedSocket, MessageBounds, RequestorDimse, SpillBuffer
 from tests.pacs import LOOPBACK, ONCE, QUICK, FolderInbox, running_receiver
 from tests.waiting import wait_for
 
@@ -112,6 +115,14 @@ def test_spilled_file_has_no_name(tmp_path: Path) -> None:
     assert list(tmp_path.iterdir()) == []
     assert len(buffer.getbuffer()) == 0
     buffer.close()
+
+
+def test_a_response_is_kept_for_the_request_that_waits_for_it() -> None:
+    provider = RequestorDimse(Association(AE(), "requestor"))
+    response = C_ECHO()
+    provider.msg_queue.put((1, response))
+    assert provider.get_msg() == (None, None)
+    assert provider.get_msg(block=True) == (1, response)
 
 
 def test_too_large_a_data_set_ends_the_association() -> None:
