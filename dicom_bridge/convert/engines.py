@@ -20,6 +20,7 @@ from numpy.typing import NDArray
 from pydicom.dataset import Dataset
 from pydicom.uid import ExplicitVRLittleEndian
 
+from dicom_bridge.convert.frames import READ_ERRORS
 from dicom_bridge.convert.libraries import configure_dicom2nifti
 from dicom_bridge.convert.pixels import stored_pixels
 from dicom_bridge.convert.stack import Stack
@@ -105,9 +106,7 @@ def with_dicom2nifti(stack: Stack) -> EngineVolume:
         data, affine = np.asanyarray(image.dataobj), np.asarray(image.affine, dtype=np.float64)
     except (ConversionError, ConversionValidationError) as error:
         raise EngineRefused(f"dicom2nifti refuses the series ({error})") from None
-    except (AttributeError, IndexError, KeyError, ValueError, TypeError) as error:
-        raise EngineRefused(f"dicom2nifti fails ({type(error).__name__})") from None
-    except (ArithmeticError, AssertionError, NotImplementedError, RuntimeError) as error:
+    except READ_ERRORS as error:
         raise EngineRefused(f"dicom2nifti fails ({type(error).__name__})") from None
     return EngineVolume(data, affine, "dicom2nifti", importlib.metadata.version("dicom2nifti"))
 
@@ -143,7 +142,7 @@ def with_dcm2niix(stack: Stack, work: Path) -> EngineVolume:
     target.mkdir(parents=True)
     try:
         _write_plain(_instances(stack), source)
-    except (ValueError, AttributeError, RuntimeError, NotImplementedError, TypeError) as error:
+    except READ_ERRORS as error:
         raise EngineRefused(f"instances cannot be rewritten ({type(error).__name__})") from None
     command = [dcm2niix.bin, "-z", "n", "-b", "n", "-p", "n", "-f", "volume", "-o", str(target)]
     try:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import struct
+import zlib
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -40,6 +42,11 @@ MULTI_FRAME = frozenset(
     }
 )
 VOLUME_CLASSES = CLASSIC | MULTI_FRAME
+# What pydicom and the decoders raise at damaged input; RuntimeError includes NotImplementedError.
+READ_ERRORS: tuple[type[Exception], ...] = (
+    *(OSError, EOFError, ValueError, TypeError, AttributeError, LookupError, ArithmeticError),
+    *(RuntimeError, MemoryError, AssertionError, struct.error, zlib.error, BytesLengthException),
+)
 IDENTIFYING_UIDS = ("SOPInstanceUID", "SeriesInstanceUID", "StudyInstanceUID")
 MAX_FILE_BYTES = 4 * 1024**3
 MAX_VOXELS = 1024**3
@@ -121,9 +128,7 @@ def read_dataset(path: Path, *, pixels: bool) -> Dataset:
         return dataset
     except InvalidDicomError:
         raise DataRefused("a file is not a DICOM file (no DICM prefix)") from None
-    except (OSError, EOFError, ValueError, AttributeError, KeyError, TypeError) as error:
-        raise DataRefused(f"a file cannot be read as DICOM ({type(error).__name__})") from None
-    except (NotImplementedError, IndexError, RecursionError, OverflowError, MemoryError) as error:
+    except READ_ERRORS as error:
         raise DataRefused(f"a file cannot be read as DICOM ({type(error).__name__})") from None
 
 
@@ -137,9 +142,7 @@ def attribute(dataset: Dataset, keyword: str, default: Any = None) -> Any:  # no
     """
     try:
         return dataset.get(keyword, default)
-    except (ValueError, TypeError, AttributeError, ArithmeticError, LookupError):
-        return default
-    except (NotImplementedError, BytesLengthException, RecursionError):
+    except READ_ERRORS:
         return default
 
 

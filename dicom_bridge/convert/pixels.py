@@ -6,7 +6,7 @@ import numpy as np
 from numpy.typing import NDArray
 from pydicom.dataset import Dataset
 
-from dicom_bridge.convert.frames import MAX_VOXELS, Frame, whole
+from dicom_bridge.convert.frames import MAX_VOXELS, READ_ERRORS, Frame, whole
 from dicom_bridge.convert.stack import Stack
 from dicom_bridge.errors import DataRefused
 
@@ -34,9 +34,7 @@ def stored_pixels(dataset: Dataset) -> NDArray[np.generic]:
         raise DataRefused(f"an instance announces {size} pixels: above the limit")
     try:
         return np.asarray(dataset.pixel_array)
-    except (ValueError, AttributeError, RuntimeError, NotImplementedError) as error:
-        raise DataRefused(_pixel_words(dataset, error)) from None
-    except (KeyError, IndexError, TypeError, MemoryError, OSError, EOFError) as error:
+    except READ_ERRORS as error:
         raise DataRefused(_pixel_words(dataset, error)) from None
 
 

@@ -9,7 +9,7 @@ import numpy as np
 from pydicom.dataset import Dataset
 from pydicom.uid import ExplicitVRLittleEndian, ImplicitVRLittleEndian
 
-from dicom_bridge.convert.frames import attribute, functional_group, whole
+from dicom_bridge.convert.frames import READ_ERRORS, attribute, functional_group, whole
 from dicom_bridge.convert.source import SourceSeries
 from dicom_bridge.errors import SegRefused
 from dicom_bridge.seg.read import open_seg, read_code, seg_pixels
@@ -39,7 +39,7 @@ def check_seg(source: SourceSeries, seg: Path) -> list[str]:
     try:
         found += [*_shared(source, dataset), *_segments(dataset), *_frames(source, dataset)]
         found += _content(dataset)
-    except (AttributeError, TypeError, ValueError, IndexError) as error:
+    except READ_ERRORS as error:
         found.append(f"the SEG's structure is damaged ({type(error).__name__})")
     except SegRefused as error:
         found.append(str(error))

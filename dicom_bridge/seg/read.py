@@ -8,7 +8,13 @@ import numpy as np
 from numpy.typing import NDArray
 from pydicom.dataset import Dataset
 
-from dicom_bridge.convert.frames import attribute, functional_group, read_dataset, whole
+from dicom_bridge.convert.frames import (
+    READ_ERRORS,
+    attribute,
+    functional_group,
+    read_dataset,
+    whole,
+)
 from dicom_bridge.convert.source import SourceSeries
 from dicom_bridge.errors import DataRefused, SegRefused
 from dicom_bridge.geometry import FloatArray, VolumeGeometry, grid_affine
@@ -170,7 +176,7 @@ def seg_pixels(dataset: Dataset) -> NDArray[np.unsignedinteger]:
         raise SegRefused(f"the SEG announces {frames} frames of {rows} x {columns}: not read")
     try:
         pixels = np.asarray(dataset.pixel_array)
-    except (ValueError, AttributeError, RuntimeError, NotImplementedError, KeyError) as error:
+    except READ_ERRORS as error:
         raise SegRefused(
             f"the SEG's pixel data cannot be decoded ({type(error).__name__})"
         ) from None
@@ -227,7 +233,7 @@ def frame_grid(dataset: Dataset, index: int) -> FloatArray:
             [float(value) for value in measures.PixelSpacing],
             np.cross(cosines[:3], cosines[3:]).tolist(),
         )
-    except (AttributeError, TypeError, ValueError, IndexError) as error:
+    except READ_ERRORS as error:
         raise SegRefused(f"a frame's geometry cannot be read ({type(error).__name__})") from None
 
 

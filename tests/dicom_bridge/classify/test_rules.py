@@ -223,7 +223,7 @@ VALUES = st.dictionaries(
 )
 
 
-@settings(max_examples=150, deadline=None)
+@settings(max_examples=80, deadline=None)
 @given(VALUES)
 def test_odd_bytes_never_break_it(values: dict[str, bytes]) -> None:
     dataset = header()

@@ -405,7 +405,7 @@ def test_grid_affine_is_the_standards_equation(place: list[float], row: int, col
     assert np.allclose((affine @ [column, row, 0, 1])[:3], expected * [-1, -1, 1])
 
 
-@settings(max_examples=40, deadline=None)
+@settings(max_examples=25, deadline=None)
 @given(
     st.lists(st.tuples(st.integers(132, 1600), st.integers(0, 255)), min_size=1, max_size=6),
     st.integers(0, 5),

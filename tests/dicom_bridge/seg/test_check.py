@@ -6,12 +6,14 @@ from pathlib import Path
 import numpy as np
 import pydicom
 import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
 from pydicom.dataset import Dataset
 from pydicom.uid import RLELossless
 
 from dicom_bridge.convert import SourceSeries
 from dicom_bridge.errors import SegRefused
-from dicom_bridge.seg import check_seg, read_seg, write_seg
+from dicom_bridge.seg import check_seg, read_seg, read_seg_alone, write_seg
 from tests.dicom_bridge.convert import phantom
 from tests.dicom_bridge.convert.phantom import Layout, cosines, series
 from tests.dicom_bridge.seg.test_write import blobs, request
@@ -208,3 +210,26 @@ def test_frames_off_the_grid_or_outside_are_refused(
         seg.save_as(broken, enforce_file_format=True)
         with pytest.raises(SegRefused, match=r"another grid|outside its series"):
             read_seg(broken, source)
+
+
+@settings(max_examples=25, deadline=None)
+@given(st.lists(st.tuples(st.integers(132, 12000), st.integers(0, 255)), min_size=1, max_size=5))
+def test_damaged_bytes_are_refused_or_harmless(
+    written: tuple[SourceSeries, Path],
+    tmp_path_factory: pytest.TempPathFactory,
+    changes: list[tuple[int, int]],
+) -> None:
+    source, path = written
+    content = bytearray(path.read_bytes())
+    for place, value in changes:
+        content[place % len(content)] = value
+    broken = tmp_path_factory.mktemp("fuzz") / "s.dcm"
+    broken.write_bytes(bytes(content))
+    findings = check_seg(source, broken)
+    said = " ".join(findings)
+    for read in (lambda: read_seg(broken, source), lambda: read_seg_alone(broken)):
+        try:
+            read()
+        except SegRefused as refusal:
+            said += str(refusal)
+    assert "4711" not in said
