@@ -8,6 +8,7 @@ from dataclasses import dataclass
 
 import numpy as np
 from pydicom.dataset import Dataset
+from pydicom.multival import MultiValue
 
 from dicom_bridge.convert.frames import MULTI_FRAME, attribute, functional_group, sop_class, whole
 from dicom_bridge.convert.libraries import configure_reading
@@ -274,8 +275,8 @@ def _planes(headers: Sequence[Dataset]) -> tuple[str, ...]:
                 if index is None
                 else functional_group(header, index, "PlaneOrientationSequence") or Dataset()
             )
-            values = attribute(holder, "ImageOrientationPatient") or []
-            turned = [number(value) for value in values]
+            values = attribute(holder, "ImageOrientationPatient")
+            turned = [number(value) for value in values] if isinstance(values, MultiValue) else []
             if len(turned) == 6 and all(value is not None for value in turned):
                 found.add(plane_of([float(value or 0.0) for value in turned]))
     return tuple(sorted(found))
