@@ -1,0 +1,253 @@
+"""What each screen says, as plain data: no Textual here, most tests are about this file."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+
+from appliance.control import node_pb2 as pb
+from tui.snapshot import Snapshot
+
+STALE_AFTER_S = 5.0
+COLUMNS = ("study", "subject", "state", "images", "inputs", "split", "reason")
+
+
+def age_words(snapshot: Snapshot, now: float) -> str:
+    """How old the data are; STALE in words after a few seconds.
+
+    >>> age_words(Snapshot(taken=10.0), 12.0)
+    '2 s old'
+    >>> age_words(Snapshot(taken=10.0), 52.0)
+    'STALE 00:42'
+    """
+    if snapshot.taken is None:
+        return "no data yet"
+    age = max(0.0, now - snapshot.taken)
+    if age < STALE_AFTER_S:
+        return f"{age:.0f} s old"
+    return f"STALE {int(age) // 60:02d}:{int(age) % 60:02d}"
+
+
+def is_stale(snapshot: Snapshot, now: float) -> bool:
+    """Whether the data are too old to act on."""
+    return snapshot.taken is None or now - snapshot.taken >= STALE_AFTER_S
+
+
+def header_words(snapshot: Snapshot, now: float) -> str:
+    """The one header line: site, link, open items, age."""
+    status = snapshot.status
+    if snapshot.taken is None:
+        return f"clinode  {snapshot.problem or 'asking the node ...'}"
+    parts = [
+        f"NODE {status.site}",
+        f"FED {status.federation.state or 'not enrolled'}",
+        f"OPEN {status.open_items}" if status.open_items else "nothing open",
+        status.time[11:19] + "Z" if len(status.time) >= 19 else "",
+        age_words(snapshot, now),
+    ]
+    if not status.audit_intact:
+        parts.insert(1, "AUDIT LOG DAMAGED")
+    return "  ".join(part for part in parts if part)
+
+
+@dataclass(frozen=True, slots=True)
+class Line:
+    """One line of an overview: a name, a value, and the state that marks it (or empty)."""
+
+    name: str
+    value: str
+    state: str = ""
+
+
+def overview(snapshot: Snapshot) -> dict[str, tuple[Line, ...]]:
+    """The overview's panels: each a title and its lines."""
+    status = snapshot.status
+    funnel, federation = status.funnel, status.federation
+    services = tuple(Line(c.name, c.detail, c.state) for c in status.components)
+    study = (
+        Line("offered by the PACS", str(funnel.offered)),
+        Line("fetched", str(funnel.fetched)),
+        Line("converted", str(funnel.converted)),
+        Line("passed QC", str(funnel.passed_qc)),
+        Line("ready", str(funnel.ready)),
+        Line("quarantined", str(funnel.quarantined), "quarantined" if funnel.quarantined else ""),
+        Line("trained on", str(funnel.trained)),
+    )
+    rounds = f"round {federation.round}" + (f" of {federation.rounds}" if federation.rounds else "")
+    link = (
+        Line("coordinator", federation.coordinator or "not enrolled", federation.state),
+        Line("run", f"{federation.run} {rounds}" if federation.run else "none"),
+        Line("doing", federation.task or federation.detail or "nothing"),
+        Line("certificate until", federation.certificate_expires[:10]),
+        Line("receiver", status.dicom_address),
+        Line("disk free", f"{status.disk_free_bytes / 2**30:.0f} GiB"),
+    )
+    return {"Services": services, "Studies": study, "Federation": link}
+
+
+def open_items(snapshot: Snapshot) -> tuple[Line, ...]:
+    """What waits for a person, with the screen that answers it."""
+    found = [
+        Line("plan", f"{p.name} waits for your decision (3 Approvals)", "pending")
+        for p in snapshot.plans
+        if p.state == "pending"
+    ]
+    found += [
+        Line("model", f"{m.id[:12]} waits for your acceptance (3 Approvals)", "offered")
+        for m in snapshot.models
+        if m.state == "offered"
+    ]
+    held = sum(r.state == "held" for r in snapshot.results)
+    if held:
+        found.append(Line("results", f"{held} are held (3 Approvals)", "held"))
+    stopped = sum(s.state == "quarantined" for s in snapshot.studies)
+    if stopped:
+        found.append(Line("studies", f"{stopped} quarantined (2 Studies)", "quarantined"))
+    return tuple(found)
+
+
+def recent_events(snapshot: Snapshot, count: int) -> tuple[str, ...]:
+    """The newest audit entries, newest first."""
+    entries = list(snapshot.status.recent)[-count:]
+    return tuple(f"{e.time[11:19]} {e.actor} {e.action} {e.object[:24]}" for e in reversed(entries))
+
+
+def matching(studies: Sequence[pb.Study], wanted: str) -> list[pb.Study]:
+    """Studies that fit a filter: words that must occur, ``!word`` must not, ``state:x``.
+
+    >>> rows = [pb.Study(key="st1", state="ready"), pb.Study(key="st2", state="failed")]
+    >>> [s.key for s in matching(rows, "state:ready")]
+    ['st1']
+    >>> [s.key for s in matching(rows, "!ready")]
+    ['st2']
+    """
+    return [study for study in studies if all(_fits(study, w) for w in wanted.lower().split())]
+
+
+def _fits(study: pb.Study, word: str) -> bool:
+    if word.startswith("state:"):
+        return study.state.startswith(word[6:])
+    text = " ".join(
+        (study.key, study.subject, study.state, study.reason, study.split, *study.inputs)
+    ).lower()
+    if word.startswith("!") and len(word) > 1:
+        return word[1:] not in text
+    return word in text
+
+
+def study_cells(study: pb.Study) -> tuple[str, ...]:
+    """A study's row, in the order of :data:`COLUMNS`."""
+    label = " +label" if study.labelled else ""
+    return (
+        study.key,
+        study.subject,
+        study.state,
+        str(study.instances),
+        ",".join(study.inputs) + label,
+        study.split,
+        study.reason,
+    )
+
+
+def study_lines(detail: pb.StudyDetail) -> Iterator[Line]:
+    """A study's detail page: what it is, what stopped it, its stages, QC and results."""
+    study = detail.study
+    yield Line("study", f"{study.key}   {study.subject} {study.session}", study.state)
+    if study.reason:
+        yield Line("reason", study.reason)
+    yield Line("images", f"{study.instances}; inputs {', '.join(study.inputs) or 'none yet'}")
+    yield Line("split", study.split or "not in a frozen data set")
+    for stage in study.stages:
+        words = f"{stage.seconds:6.1f} s  try {stage.attempt}  {stage.detail}".rstrip()
+        yield Line(f"  {stage.stage}", words, stage.state)
+    if detail.qc_decision:
+        reasons = "; ".join(detail.qc_reasons)
+        yield Line("QC", f"{detail.qc_decision} {reasons}".strip())
+    for metric in detail.qc:
+        yield Line(f"  {metric.name}", f"{metric.value:.4g} {metric.unit} ({metric.direction})")
+    for result in detail.results:
+        words = f"{result.volume_ml:.2f} ml, {result.lesions} lesions {result.reason}".rstrip()
+        yield Line("result", words, result.state)
+
+
+@dataclass(frozen=True, slots=True)
+class Approval:
+    """One thing that a person may decide.
+
+    Attributes:
+        key: the item's key.
+        kind: plan, model, result or dataset.
+        name: what to call it.
+        state: its state.
+        words: what matters about it.
+        verbs: key letter to action and label; empty when nothing can be decided now.
+    """
+
+    key: str
+    kind: str
+    name: str
+    state: str
+    words: str
+    verbs: tuple[tuple[str, str, str], ...] = ()
+
+
+def approvals(snapshot: Snapshot) -> list[Approval]:
+    """Everything that can be or was decided; what is open comes first."""
+    items = [_plan(p) for p in snapshot.plans]
+    items += [_model(m) for m in snapshot.models]
+    items += [_dataset(d) for d in snapshot.datasets]
+    items += [_result(r) for r in snapshot.results]
+    return sorted(items, key=lambda item: (not item.verbs, item.kind, item.name))
+
+
+def _plan(plan: pb.Plan) -> Approval:
+    valid = "signature valid" if plan.signature_valid else "SIGNATURE INVALID"
+    words = f"{plan.rounds} rounds, sends {', '.join(plan.sends) or 'nothing'}, {valid}"
+    verbs: tuple[tuple[str, str, str], ...] = ()
+    if plan.state == "pending":
+        verbs = (("x", "plan-reject", "reject"),)
+        if plan.signature_valid:
+            verbs = (("a", "plan-approve", "approve"), *verbs)
+    elif plan.decided_by:
+        words = f"{plan.state} by {plan.decided_by} {plan.reason}".rstrip()
+    return Approval(plan.hash, "plan", plan.name, plan.state, words, verbs)
+
+
+def _model(model: pb.Model) -> Approval:
+    words = f"round {model.round} of plan {model.plan[:12]} {model.reason}".rstrip()
+    verbs: tuple[tuple[str, str, str], ...] = ()
+    if model.state == "offered":
+        verbs = (("a", "model-accept", "accept"), ("x", "model-reject", "reject"))
+    return Approval(model.id, "model", model.id[:12], model.state, words, verbs)
+
+
+def _dataset(dataset: pb.Dataset) -> Approval:
+    words = (
+        f"{dataset.cases} cases: {dataset.training} training, {dataset.test} test, "
+        f"{dataset.unlabelled} unlabelled"
+    )
+    verbs: tuple[tuple[str, str, str], ...] = ()
+    if dataset.state == "frozen":
+        verbs = (("a", "dataset-approve", "approve"),)
+    return Approval(dataset.name, "dataset", dataset.name, dataset.state, words, verbs)
+
+
+def _result(result: pb.Result) -> Approval:
+    words = f"study {result.study}: {result.volume_ml:.2f} ml, {result.lesions} lesions"
+    if result.reason:
+        words += f"; {result.reason}"
+    verbs: tuple[tuple[str, str, str], ...] = ()
+    if result.state == "held":
+        verbs = (("a", "result-release", "release to the PACS"),)
+    elif result.state == "released":
+        verbs = (("x", "result-hold", "hold"),)
+    return Approval(result.key, "result", result.key[:14], result.state, words, verbs)
+
+
+def plan_text(plan: pb.Plan) -> str:
+    """A plan for reading: the signed bytes, indented; as they are where they are no JSON."""
+    try:
+        return json.dumps(json.loads(plan.canonical), indent=2, sort_keys=True)
+    except ValueError:
+        return plan.canonical
