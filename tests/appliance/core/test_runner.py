@@ -7,7 +7,7 @@ import os
 import signal
 from collections.abc import Callable, Iterator
 from dataclasses import replace
-from datetime import UTC, datetime, timedelta
+from datetime import timedelta
 from pathlib import Path
 
 import psutil
@@ -22,20 +22,11 @@ from appliance.pipeline.work import RECEIVED, STAGES, StageResult, StageWork
 from appliance.settings import RetrySection, Settings, settings_from
 from appliance.store import NewStudy, NodeState, Outcome
 from tests.appliance.core import stage_samples as samples
+from tests.appliance.core.values import Clock
 from tests.waiting import wait_for
 
 KEY = "st000000000001"
 WORKER = tuple(arrow.stage for arrow in ARROWS if arrow.worker)
-
-
-class Clock:
-    """A clock that only moves when told to."""
-
-    def __init__(self) -> None:
-        self.now = datetime(2026, 3, 1, 12, tzinfo=UTC)
-
-    def __call__(self) -> datetime:
-        return self.now
 
 
 class Bench:
@@ -234,7 +225,7 @@ def test_closing_ends_running_workers(tmp_path: Path) -> None:
     made = WorkerPool(workers=1, threads=1)
     future = made.submit(samples.touch_and_hang, tmp_path / "pid")
     path = tmp_path / "pid"
-    wait_for(lambda: path.exists() and path.read_text(), what="the worker's job")
+    wait_for(lambda: text_of(path), what="the worker's job")
     made.close()
     assert future.cancelled() or future.exception() is not None
     assert made.submit(samples.environment, "PATH").cancelled()
@@ -244,11 +235,16 @@ def test_a_worker_that_is_killed_is_told(tmp_path: Path) -> None:
     made = WorkerPool(workers=1, threads=1)
     future = made.submit(samples.touch_and_hang, tmp_path / "pid")
     path = tmp_path / "pid"
-    pid = wait_for(lambda: path.exists() and path.read_text(), what="the worker's job")
+    pid = wait_for(lambda: text_of(path), what="the worker's job")
     os.kill(int(pid), signal.SIGKILL)
     assert isinstance(future.exception(timeout=30), WorkerDied)
     assert made.call(samples.environment, "OMP_NUM_THREADS") == "1", "a new worker goes on"
     made.close()
+
+
+def text_of(path: Path) -> str:
+    """A file's text, empty while it is absent."""
+    return path.read_text(encoding="utf-8") if path.exists() else ""
 
 
 def run_until(root: Path, stage: str, point: str) -> None:
@@ -298,7 +294,7 @@ def test_workers_die_with_a_killed_node(tmp_path: Path) -> None:
     process = context.Process(target=hang, args=(tmp_path,))
     process.start()
     path = tmp_path / "pid"
-    pid = int(wait_for(lambda: path.exists() and path.read_text(), what="the worker's job"))
+    pid = int(wait_for(lambda: text_of(path), what="the worker's job"))
     process.kill()
     process.join(30)
     wait_for(lambda: not psutil.pid_exists(pid) or _gone(pid), what="the worker's end")
