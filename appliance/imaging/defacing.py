@@ -112,9 +112,13 @@ def verify_defaced(before: Volume, after: Volume, brain: Mask, region: Mask) -> 
 
 
 def removed_ml(before: Volume, after: Volume) -> float:
-    """Volume in ml of voxels that were not background and are gone after defacing."""
-    low = before.data.min()
-    return float(((before.data > low) & (after.data == low)).sum()) * before.voxel_ml
+    """Volume in ml of tissue that defacing took out.
+
+    Tissue: brighter than a tenth of the way from the lowest value to the 98th percentile.
+    """
+    low, high = float(before.data.min()), float(np.percentile(before.data, 98))
+    tissue = before.data > low + 0.1 * (high - low)
+    return float((tissue & (after.data != before.data)).sum()) * before.voxel_ml
 
 
 def _coordinate(row: NDArray[np.float64], axes: list[NDArray[np.float32]]) -> NDArray[np.float32]:

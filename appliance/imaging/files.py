@@ -109,21 +109,21 @@ def qc_files(first: Path, second: Path | None = None, *, options: QcOptions) -> 
         ImageRefused: a file is not a usable head image.
     """
     images = [load_volume(path) for path in (first, second) if path is not None]
-    masks = [
-        fit_brain(image, profile=options.profile, threads=options.threads).mask for image in images
-    ]
+    fits = [fit_brain(image, profile=options.profile, threads=options.threads) for image in images]
+    masks = [fit.mask for fit in fits]
+    heads = [fit.alignment.score for fit in fits]
     if second is None:
         name = first.name.lower()
         as_t1 = "t1" in name and "flair" not in name
         given = (
-            QualityInput(t1=images[0], t1_brain=masks[0])
+            QualityInput(t1=images[0], t1_brain=masks[0], t1_head=heads[0])
             if as_t1
-            else QualityInput(flair=images[0], flair_brain=masks[0])
+            else QualityInput(flair=images[0], flair_brain=masks[0], flair_head=heads[0])
         )
     else:
         settings = RegistrationOptions(profile=options.profile, threads=options.threads)
         found = register_rigid(images[0], images[1], options=settings)
-        given = QualityInput(images[0], images[1], masks[0], masks[1], found)
+        given = QualityInput(images[0], images[1], masks[0], masks[1], found, heads[0], heads[1])
     return check_quality(given, options.thresholds, options.protocol)
 
 

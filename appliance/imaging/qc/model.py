@@ -90,6 +90,8 @@ class QualityInput:
         flair_brain: Brain mask on the FLAIR's grid.
         t1_brain: Brain mask on the T1's grid.
         registration: FLAIR (fixed) to T1 (moving); None where not registered.
+        flair_head: Score of the atlas laid over the FLAIR (`Alignment.score`).
+        t1_head: The same for the T1.
     """
 
     flair: Volume | None = None
@@ -97,6 +99,8 @@ class QualityInput:
     flair_brain: Volume | None = None
     t1_brain: Volume | None = None
     registration: Registration | None = None
+    flair_head: float | None = None
+    t1_head: float | None = None
 
 
 @dataclass(frozen=True, slots=True)

@@ -44,10 +44,12 @@ class Thresholds:
     t1w_snr: Bounds = (10.0, 5.0)
     flair_snr: Bounds = (10.0, 5.0)
     flair_snr_fluid: Bounds = (1.5, None)
-    flair_ghosting: Bounds = (0.008, 0.016)
-    t1w_ghosting: Bounds = (0.008, 0.016)
+    flair_ghosting: Bounds = (0.002, 0.0035)
+    t1w_ghosting: Bounds = (0.002, 0.0035)
     flair_slice_jumps: Bounds = (0.06, 0.15)
     t1w_slice_jumps: Bounds = (0.06, 0.15)
+    flair_head_likeness: Bounds = (1.0, None)
+    t1w_head_likeness: Bounds = (1.0, None)
     flair_brain_volume: Bounds = (700.0, 300.0)
     t1w_brain_volume: Bounds = (700.0, 300.0)
     brain_volume_agreement: Bounds = (0.88, 0.75)
@@ -64,6 +66,8 @@ WORDS = {
     "t1w_ghosting": "the T1 shows motion or ghosts",
     "flair_slice_jumps": "the FLAIR's slices jump in brightness (motion between slices)",
     "t1w_slice_jumps": "the T1's slices jump in brightness (motion between slices)",
+    "flair_head_likeness": "the FLAIR does not look like a whole head",
+    "t1w_head_likeness": "the T1 does not look like a whole head",
     "flair_brain_volume": "the FLAIR shows too little brain",
     "t1w_brain_volume": "the T1 shows too little brain",
     "brain_volume_agreement": "the brain volumes of T1 and FLAIR disagree",
@@ -92,10 +96,14 @@ def check_quality(
     """
     metrics: list[Metric] = []
     findings: list[Finding] = []
-    pairs = (("flair", given.flair, given.flair_brain), ("t1w", given.t1, given.t1_brain))
-    for prefix, volume, brain in pairs:
+    pairs = (
+        ("flair", given.flair, given.flair_brain, given.flair_head),
+        ("t1w", given.t1, given.t1_brain, given.t1_head),
+    )
+    for prefix, volume, brain, head in pairs:
         if volume is None:
             continue
+        metrics.append(Metric(f"{prefix}_head_likeness", head, "1", "higher"))
         metrics += geometry_metrics(prefix, volume, brain)
         title = {"flair": "FLAIR", "t1w": "T1"}[prefix]
         findings += [
@@ -129,7 +137,7 @@ def image_metrics(prefix: str, volume: Volume, brain: Mask) -> list[Metric]:
     noise = noise_level(data, tissue, axis)
     bright, dark = mean_inside(data, tissue), mean_inside(data, fluid)
     thin, thin_brain = thinned(volume, brain)
-    ghosts = ghosting(thin.data, air_mask(thin, thin_brain), thin_brain)
+    ghosts = ghosting(thin.data, air_mask(thin, thin_brain), thin_brain, axis)
     ratio = None if bright is None or dark is None or bright <= 0 else dark / bright
     better: Direction = "lower" if prefix == "flair" else "none"
     return [
