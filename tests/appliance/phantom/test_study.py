@@ -82,8 +82,8 @@ def test_mimics_are_as_bright_as_lesions_and_not_dark_on_t1(study_of: StudyOf, s
     t1 = t1_on_flair(study, study.flair_to_t1w)
     rim = ndimage.binary_dilation(mimic, iterations=2) & ~mimic & ~ndimage.binary_dilation(lesion)
     rim &= study.brain.data > 0
-    assert t1[mimic].mean() > 0.85 * t1[rim].mean()
-    assert t1[mimic].mean() > t1[lesion].mean()
+    # against their own surroundings: lesions are below 0.9 (above), mimics do not stand out
+    assert t1[mimic].mean() > 0.95 * t1[rim].mean()
 
 
 @pytest.mark.parametrize("style", ALL)
