@@ -161,9 +161,8 @@ def write_encoded(encoded: Encoded, destination: Path) -> None:
         with part.open("wb") as stream:
             stream.writelines(encoded.parts)
         os.replace(part, destination)
-    except BaseException:
+    finally:
         part.unlink(missing_ok=True)
-        raise
 
 
 def read_source(source: Path) -> bytes:
