@@ -8,6 +8,7 @@ from dicom_bridge.deid.engine import (
     deidentify_bytes,
     deidentify_dataset,
     deidentify_file,
+    deidentify_header,
 )
 from dicom_bridge.deid.identifiers import Identifiers
 from dicom_bridge.deid.profile import Profile
@@ -30,6 +31,7 @@ __all__ = [
     "deidentify_bytes",
     "deidentify_dataset",
     "deidentify_file",
+    "deidentify_header",
     "deidentify_tree",
     "header_sidecar",
     "residual_search",

@@ -106,7 +106,7 @@ def burned_in_reason(facts: ImageFacts, profile: Profile) -> str | None:
     for part in facts.image_type:
         if any(word in part for word in SCREEN_WORDS):
             return "screen capture or report page: text may be burned into the pixels"
-    if facts.sop_class in NO_TEXT or facts.burned_in == "NO" or not facts.has_pixels:
+    if facts.sop_class in NO_TEXT or facts.burned_in == "NO":
         return None
     if facts.image_type[:2] == ("DERIVED", "SECONDARY"):
         words = {w for part in facts.image_type[2:] for w in part.replace(" ", "_").split("_")}

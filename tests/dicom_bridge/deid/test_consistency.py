@@ -17,6 +17,7 @@ from dicom_bridge.deid import (
     deidentify_bytes,
     deidentify_dataset,
     deidentify_file,
+    deidentify_header,
 )
 from dicom_bridge.errors import DataRefused, SettingsRefused
 from tests.dicom_bridge.deid.objects import (
@@ -133,7 +134,20 @@ def test_a_header_alone_can_be_deidentified_and_the_input_stays(tmp_path: Path) 
     whole = deidentify_file(path, tmp_path / "out" / "b.dcm", BASIC, pseudonymizer())
     assert whole.sop_instance == done.dataset.SOPInstanceUID
     assert whole.actions["U"] == 4
+    checked = deidentify_header(path, BASIC, pseudonymizer())
+    assert checked.dataset == done.dataset
+    path.write_bytes(path.read_bytes()[:-20])
+    with pytest.raises(DataRefused, match="truncated"):
+        deidentify_header(path, BASIC, pseudonymizer())
     assert whole.codes == ("113100",)
+
+
+def test_a_header_alone_shows_what_an_image_is() -> None:
+    ds = mr_image()
+    ds.ImageType = ["DERIVED", "SECONDARY"]
+    del ds.PixelData
+    with pytest.raises(DataRefused, match="derived secondary"):
+        deidentify_dataset(ds, BASIC, pseudonymizer())
 
 
 def test_a_patient_without_number_is_told_apart_by_the_study() -> None:
