@@ -59,6 +59,7 @@ def client_for(settings: Settings) -> ClientFactory:
     """Makes clients that call with the node's AE title."""
 
     def make(pacs: PacsSection) -> PacsClient:
+        """A client of this PACS."""
         remote = RemoteAE(pacs.ae_title, pacs.host, pacs.port)
         return PacsClient(remote, calling_ae=settings.dicom.ae_title)
 
@@ -323,6 +324,7 @@ class Intake:
         self._parts.spool.expect(key, frozenset(names.values()))
 
         def received() -> set[str]:
+            """The expected instances that are here."""
             here = self._state.instances.keys(key)
             return {uid for uid, name in names.items() if name in here}
 

@@ -101,8 +101,9 @@ class Node:
         keys = load_keys(self.home)
         self.home.create()
         self.state = NodeState(self.home.state_file, clock=self._options.clock)
-        self._stop = threading.Event()
         self.audit = AuditChain(self.home.audit_file, self._options.clock)
+        self._stop = threading.Event()
+        self._look = threading.Event()
         resources = self.settings.resources
         self._pool = WorkerPool(workers=resources.workers, threads=resources.threads)
         self.identities = Identities(self.home, keys)
@@ -113,38 +114,13 @@ class Node:
         rule = SplitRule.of(keys.site_secret, self.settings.split)
         self.datasets = Datasets(self.state, self.home, rule)
         self._runner = self._make_runner()
-        self._intake = Intake(
-            IntakeParts(
-                state=self.state,
-                home=self.home,
-                settings=self.settings,
-                identities=self.identities,
-                spool=self._spool,
-                client=client_for(self.settings),
-                observer=self._options.observer,
-                on_received=self._runner.wake,
-                policy=RetrievePolicy(settle_s=1.0, stop=self._stop),
-            )
+        self._intake = self._make_intake()
+        options_of = PreparerOptions(
+            keys.site_secret, self.settings.labels.codes, resources.threads
         )
-        self._preparer = Preparer(
-            self.state,
-            self.home,
-            self.datasets,
-            self._pool,
-            PreparerOptions(keys.site_secret, self.settings.labels.codes, resources.threads),
-        )
+        self._preparer = Preparer(self.state, self.home, self.datasets, self._pool, options_of)
         self._results = self._make_results()
-        self.site = SiteWork(
-            SiteParts(
-                state=self.state,
-                home=self.home,
-                settings=self.settings,
-                governance=self.governance,
-                preparer=self._preparer,
-                results=self._results,
-                audit=self.audit,
-            )
-        )
+        self.site = self._make_site()
         self.operations = self._make_operations()
         self._receiver: Receiver | None = None
         self._control: ControlServer | None = None
@@ -152,7 +128,6 @@ class Node:
         self._identity: SiteIdentity | None = None
         self._agent_words = ""
         self._parts: list[Part] = []
-        self._look = threading.Event()
 
     def start(self) -> int:
         """Recover, listen and start every part.
@@ -249,12 +224,42 @@ class Node:
             observer=self._options.observer,
         )
 
+    def _make_intake(self) -> Intake:
+        return Intake(
+            IntakeParts(
+                state=self.state,
+                home=self.home,
+                settings=self.settings,
+                identities=self.identities,
+                spool=self._spool,
+                client=client_for(self.settings),
+                observer=self._options.observer,
+                on_received=self._runner.wake,
+                policy=RetrievePolicy(settle_s=1.0, stop=self._stop),
+            )
+        )
+
+    def _make_site(self) -> SiteWork:
+        return SiteWork(
+            SiteParts(
+                state=self.state,
+                home=self.home,
+                settings=self.settings,
+                governance=self.governance,
+                preparer=self._preparer,
+                results=self._results,
+                audit=self.audit,
+            )
+        )
+
     def _make_results(self) -> Results:
         def audit(actor: str, action: str, subject: str, detail: Mapping[str, object]) -> None:
+            """Write an entry of the audit log."""
             texts = {name: str(value) for name, value in detail.items()}
             self.audit.append(actor, action, subject, texts)
 
         def client(name: str) -> PacsClient:
+            """The one client of a configured PACS."""
             return self._intake.client(self._intake.pacs(name))
 
         return Results(
@@ -395,6 +400,7 @@ def run_node(root: Path) -> None:
     node = Node(root)
 
     def end(number: int, frame: FrameType | None) -> None:
+        """Let the service stop."""
         del number, frame
         node.request_stop()
 

@@ -116,6 +116,7 @@ class NodeState:
         trained = self.activity.trained_cases()
 
         def passed(milestone: State) -> int:
+            """How many studies got that far."""
             return sum(reached(s.state, milestone, stage=s.stage) for s in studies)
 
         return Funnel(

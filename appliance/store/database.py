@@ -42,7 +42,7 @@ class Database:
         self._mutex = threading.RLock()
         try:
             self._connection = _open(path)
-        except BaseException:
+        except (StoreInvalid, OSError, sqlite3.Error):
             os.close(self._lock_descriptor)
             raise
 
@@ -61,13 +61,9 @@ class Database:
             if self._connection.in_transaction:
                 yield
                 return
-            self._connection.execute("BEGIN IMMEDIATE")
-            try:
+            with self._connection:
+                self._connection.execute("BEGIN IMMEDIATE")
                 yield
-            except BaseException:
-                self._connection.rollback()
-                raise
-            self._connection.commit()
 
     def execute(self, sql: str, values: Sequence[Value] = ()) -> int:
         """Run one changing statement; gives the number of changed rows."""
