@@ -531,7 +531,7 @@ def verify(signed: SignedPlan) -> None:
         raise SignatureRefused("the plan's signature was not made by the key shown") from error
 
 
-def ms_lesion_demo_plan(rounds: int = 16) -> Plan:
+def ms_lesion_demo_plan(rounds: int = 12) -> Plan:
     """The demo's plan: MS lesions from FLAIR and optional T1w on a 2 mm grid.
 
     Sized for two CPU cores: three sites train at once, each round is 40 steps of four patches of
