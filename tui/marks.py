@@ -62,6 +62,16 @@ def mark(state: str, *, plain: bool) -> Text:
     return Text(f"{shape} {state}", style=STYLES[kind])
 
 
+def shape(state: str, *, plain: bool) -> Text:
+    """Only the shape of a state, where the words beside it say the rest.
+
+    >>> shape("ready", plain=True).plain
+    'OK'
+    """
+    kind = KINDS.get(state, "running")
+    return Text((ASCII if plain else SHAPES)[kind], style=STYLES[kind])
+
+
 def literal(value: object, style: str = "") -> Text:
     r"""Anything that came from outside as literal text: never markup, nothing invisible.
 

@@ -18,7 +18,7 @@ def plain_lines(snapshot: Snapshot, now: float) -> Iterator[str]:
         yield ""
         yield title
         for line in lines:
-            yield literal(f"  {line.name}: {line.value} {line.state}".rstrip()).plain
+            yield literal(f"  {line.name}: {line.value}").plain
     yield ""
     yield "Waiting for a person"
     for line in viewmodel.open_items(snapshot):

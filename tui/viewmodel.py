@@ -64,7 +64,6 @@ def overview(snapshot: Snapshot) -> dict[str, tuple[Line, ...]]:
     """The overview's panels: each a title and its lines."""
     status = snapshot.status
     funnel, federation = status.funnel, status.federation
-    services = tuple(Line(c.name, c.detail, c.state) for c in status.components)
     study = (
         Line("offered by the PACS", str(funnel.offered)),
         Line("fetched", str(funnel.fetched)),
@@ -75,15 +74,29 @@ def overview(snapshot: Snapshot) -> dict[str, tuple[Line, ...]]:
         Line("trained on", str(funnel.trained)),
     )
     rounds = f"round {federation.round}" + (f" of {federation.rounds}" if federation.rounds else "")
+    state = federation.state or "not enrolled"
     link = (
-        Line("coordinator", federation.coordinator or "not enrolled", federation.state),
+        Line("coordinator", f"{state} {federation.coordinator}".rstrip(), state),
         Line("run", f"{federation.run} {rounds}" if federation.run else "none"),
         Line("doing", federation.task or federation.detail or "nothing"),
-        Line("certificate until", federation.certificate_expires[:10]),
-        Line("receiver", status.dicom_address),
-        Line("disk free", f"{status.disk_free_bytes / 2**30:.0f} GiB"),
+        Line("certificate", f"until {federation.certificate_expires[:10] or '-'}"),
     )
-    return {"Services": services, "Studies": study, "Federation": link}
+    return {"Services": services(status), "Studies": study, "Federation": link}
+
+
+def services(status: pb.Status) -> tuple[Line, ...]:
+    """The service's parts: those that need a look by name, the others together."""
+    lines = []
+    good = [c.name for c in status.components if c.state in ("running", "waiting") and not c.detail]
+    for component in status.components:
+        if component.name not in good:
+            words = f"{component.state} {component.detail}".rstrip()
+            lines.append(Line(component.name, words, component.state))
+    if good:
+        lines.append(Line("running", ", ".join(good), "running"))
+    lines.append(Line("address", status.dicom_address))
+    lines.append(Line("disk free", f"{status.disk_free_bytes / 2**30:.0f} GiB"))
+    return tuple(lines)
 
 
 def open_items(snapshot: Snapshot) -> tuple[Line, ...]:
@@ -153,13 +166,14 @@ def study_cells(study: pb.Study) -> tuple[str, ...]:
 def study_lines(detail: pb.StudyDetail) -> Iterator[Line]:
     """A study's detail page: what it is, what stopped it, its stages, QC and results."""
     study = detail.study
-    yield Line("study", f"{study.key}   {study.subject} {study.session}", study.state)
+    yield Line("study", f"{study.state}  {study.key}  {study.subject}", study.state)
     if study.reason:
         yield Line("reason", study.reason)
     yield Line("images", f"{study.instances}; inputs {', '.join(study.inputs) or 'none yet'}")
     yield Line("split", study.split or "not in a frozen data set")
     for stage in study.stages:
-        words = f"{stage.seconds:6.1f} s  try {stage.attempt}  {stage.detail}".rstrip()
+        again = f"  try {stage.attempt}" if stage.attempt > 1 else ""
+        words = f"{stage.state} {stage.seconds:.1f} s{again}  {stage.detail}".rstrip()
         yield Line(f"  {stage.stage}", words, stage.state)
     if detail.qc_decision:
         reasons = "; ".join(detail.qc_reasons)
@@ -167,7 +181,8 @@ def study_lines(detail: pb.StudyDetail) -> Iterator[Line]:
     for metric in detail.qc:
         yield Line(f"  {metric.name}", f"{metric.value:.4g} {metric.unit} ({metric.direction})")
     for result in detail.results:
-        words = f"{result.volume_ml:.2f} ml, {result.lesions} lesions {result.reason}".rstrip()
+        found = f"{result.volume_ml:.2f} ml, {result.lesions} lesions"
+        words = f"{result.state}: {found} {result.reason}".rstrip()
         yield Line("result", words, result.state)
 
 

@@ -8,12 +8,13 @@ from textual.containers import Horizontal, Vertical
 from textual.widgets import Static
 
 from tui import viewmodel
-from tui.marks import literal, mark
+from tui.marks import literal, shape
 from tui.screens.base import NodeScreen
 from tui.snapshot import Snapshot
 
 PANELS = ("Services", "Studies", "Federation")
 EVENTS = 4
+WIDEST_NAME = 20
 
 
 class OverviewScreen(NodeScreen):
@@ -47,15 +48,15 @@ class OverviewScreen(NodeScreen):
 
 
 def lines_text(lines: tuple[viewmodel.Line, ...], *, plain: bool) -> Text:
-    """Lines with aligned names and marked states."""
-    width = max((len(line.name) for line in lines), default=0)
+    """Lines with aligned names and marked states; a long name only widens its own line."""
+    width = min(max((len(line.name) for line in lines), default=0), WIDEST_NAME)
     text = Text(no_wrap=True, overflow="ellipsis")
     for number, line in enumerate(lines):
         if number:
             text.append("\n")
         text.append_text(literal(f"{line.name:<{width}}  ", "dim"))
         if line.state:
-            text.append_text(mark(line.state, plain=plain))
-            text.append("  ")
+            text.append_text(shape(line.state, plain=plain))
+            text.append(" ")
         text.append_text(literal(line.value))
     return text
