@@ -143,6 +143,7 @@ def lesions(prediction: Mask, reference: Mask, voxel_ml: float) -> LesionScores:
     found_ml, found_met = _components(found, wanted, voxel_ml)
 
     def count(low: float, high: float) -> LesionCounts:
+        """The lesions of at least ``low`` and less than ``high`` ml."""
         mine = (wanted_ml >= low) & (wanted_ml < high)
         theirs = (found_ml >= low) & (found_ml < high)
         return LesionCounts(

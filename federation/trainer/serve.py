@@ -141,6 +141,7 @@ class Server:
         total_loss = 0.0
 
         def on_step(done: int, steps: int, loss: float) -> None:
+            """Report the mean loss so far."""
             nonlocal total_loss
             total_loss += loss
             self._report(job.round, done, steps, total_loss / done)
