@@ -1,7 +1,8 @@
 """classified -> de-identified: each input's headers through the profile, side-cars from the result.
 
-Pixels are not touched here: images reach the research zone as NIfTI that carries no header text,
-and the only header values that cross are the side-car's, taken from the de-identified header.
+Pixels are looked at (text, truncation) but not written here: images reach the research zone as
+NIfTI that carries no header text, and the only header values that cross are the side-car's, taken
+from the de-identified header.
 """
 
 from __future__ import annotations
@@ -21,7 +22,7 @@ from dicom_bridge.deid import (
     Option,
     Profile,
     Pseudonymizer,
-    deidentify_dataset,
+    deidentify_header,
     header_sidecar,
     residual_search,
 )
@@ -43,11 +44,10 @@ def run(work: StageWork) -> StageResult:
     for kind in selection.inputs:
         first: Dataset | None = None
         for path in selection.files(work, kind):
-            dataset = read_header(path)
-            cleaned = deidentify_dataset(dataset, profile, pseudonymizer)
+            cleaned = deidentify_header(path, profile, pseudonymizer)
             actions += sum(cleaned.proof.actions.values())
             if first is None:
-                originals.append(dataset)
+                originals.append(read_header(path))
                 first = cleaned.dataset
         if first is None:
             raise StageFailed("an input has no instance: retry classify")
