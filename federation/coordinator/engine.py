@@ -382,9 +382,12 @@ class Engine:
         self._forget_updates(run, current.number)
 
     def _forget_updates(self, run: RunRow, number: int) -> None:
+        """Drop a round's updates; one whose bytes are a model's too (a single site's) stays."""
+        models = self._store.model_hashes()
         for task in self._store.tasks(run.run_id, number, "train"):
-            if task.report and task.report.get("update"):
-                self._parts.objects.drop(str(task.report["update"]))
+            update = str((task.report or {}).get("update") or "")
+            if update and update not in models:
+                self._parts.objects.drop(update)
 
     # -- the finished model
 

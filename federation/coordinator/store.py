@@ -197,6 +197,11 @@ class Store:
             if (number is None or task.round == number) and (not kind or task.kind == kind)
         ]
 
+    def model_hashes(self) -> set[str]:
+        """SHA-256 of every model of every round."""
+        rows = self._rows("SELECT weights_sha256 FROM rounds WHERE weights_sha256 IS NOT NULL")
+        return {str(row["weights_sha256"]) for row in rows}
+
     def task(self, task_id: str) -> TaskRow | None:
         """One task."""
         rows = self._rows("SELECT * FROM tasks WHERE task_id = ?", (task_id,))

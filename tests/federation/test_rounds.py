@@ -196,6 +196,17 @@ def test_round_without_quorum_is_asked_for_again_then_fails(
     assert trainings == ["1"], "what site-a delivered is kept, not asked for again"
 
 
+def test_single_sites_update_is_the_model_and_stays(
+    federation: Federation, control: CoordinatorClient
+) -> None:
+    """The mean of one update has the update's bytes: forgetting the one must not lose the other."""
+    federation.start(federation.site("site-a"))
+    view = finished(control, control.submit(small_plan(3, minimum_sites=1))["run_id"])
+    same(final_weights(federation, view), centralised({"site-a": 3}, 3))
+    for at in view["rounds_done"]:
+        assert federation.coordinator.objects.has(at["weights_sha256"])
+
+
 def test_silent_site_does_not_hold_the_round(
     federation: Federation, control: CoordinatorClient
 ) -> None:
