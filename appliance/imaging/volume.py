@@ -92,7 +92,8 @@ def inverse(matrix: Affine) -> Affine:
 
 def apply_affine(matrix: Affine, points: Array) -> NDArray[np.float64]:
     """Map points (..., 3) through a 4 x 4 matrix."""
-    return np.asarray(points @ matrix[:3, :3].T + matrix[:3, 3], dtype=np.float64)
+    turned = np.einsum("...j,ij->...i", points, matrix[:3, :3])  # einsum: no BLAS threads
+    return np.asarray(turned + matrix[:3, 3], dtype=np.float64)
 
 
 def load_volume(path: Path) -> Volume:

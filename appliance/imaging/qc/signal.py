@@ -7,13 +7,13 @@ from numpy.typing import NDArray
 from scipy import ndimage
 
 from appliance.imaging.defacing import near
-from appliance.imaging.volume import Mask, Volume
+from appliance.imaging.volume import Mask, Volume, apply_affine
 
 LAPLACE = np.array([[1.0, -2.0, 1.0], [-2.0, 4.0, -2.0], [1.0, -2.0, 1.0]], dtype=np.float32)
 """Difference of two Laplacians: blind to edges up to second order; noise gain 6."""
 
-HEAD_PIECE_ML = 5.0
-"""Bright pieces from this size on belong to the head (scalp and brain hang not always together)."""
+SCALP_REACH_MM = 25.0
+"""Skull and scalp end nearer to the brain than this."""
 
 LEAST_VOXELS = 200
 """Fewer voxels than this give no figure."""
@@ -90,31 +90,25 @@ def thinned(volume: Volume, mask: Mask, step_mm: float = 2.0) -> tuple[Volume, M
 
 
 def air_mask(volume: Volume, brain: Mask) -> Mask:
-    """Air around the head: outside the filled head by 6 mm, where the scanner kept its noise.
+    """Air around the upper head, found from the brain alone so that ghosts do not hide in it.
 
-    Voxels of exactly the lowest value (masked, padded or defaced) are left out; where they are
-    more than four fifths of the outside, the rest is no trustworthy air and the mask is empty. The
-    head is every piece of 5 ml and more that is brighter than a fifth of the brain's median,
-    smoothed by 2 mm, widened by 8 mm and filled plane by plane.
+    Farther than 25 mm from the brain (beyond skull and scalp) and above the brain's centre (beyond
+    face, ears and neck). Voxels of exactly the lowest value (masked, padded or defaced) are left
+    out; where they are more than two thirds of that region, the rest is no trustworthy air and the
+    mask is empty.
     """
-    data = np.asarray(volume.data, dtype=np.float32)
-    middle = float(np.median(data[brain])) if brain.any() else 0.0
-    if middle <= 0:
-        return np.zeros(volume.shape, dtype=bool)
-    sigma = [2.0 / step for step in volume.spacing]
-    solid = ndimage.gaussian_filter(data, sigma, mode="nearest") > 0.2 * middle
-    pieces, _ = ndimage.label(solid | brain)
-    large = np.bincount(pieces.ravel()) * volume.voxel_ml >= HEAD_PIECE_ML
-    large[0] = False
-    head = near(large[pieces], volume.spacing, 6.0)
-    for axis in range(3):
-        for plane in np.moveaxis(head, axis, 0):
-            plane |= ndimage.binary_fill_holes(plane)
-    outside = ~near(head, volume.spacing, 2.0)
-    kept = outside & (data > data.min())
-    if kept.sum() < 0.2 * outside.sum():
-        return np.zeros(volume.shape, dtype=bool)
-    return np.asarray(kept, dtype=bool)
+    empty = np.zeros(volume.shape, dtype=bool)
+    if not brain.any():
+        return empty
+    place = apply_affine(volume.affine, np.argwhere(brain)[:, :3])
+    i, j, k = (np.arange(n, dtype=np.float64) for n in volume.shape)
+    row = volume.affine[2]
+    height = (
+        row[0] * i[:, None, None] + row[1] * j[None, :, None] + row[2] * k[None, None, :] + row[3]
+    )
+    region = (height > float(place[:, 2].mean())) & ~near(brain, volume.spacing, SCALP_REACH_MM)
+    kept = region & (volume.data > volume.data.min())
+    return np.asarray(kept if kept.sum() > region.sum() / 3.0 else empty, dtype=bool)
 
 
 def ghosting(
