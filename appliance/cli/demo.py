@@ -20,7 +20,7 @@ if TYPE_CHECKING:
     from appliance.demo.orchestrator import Demonstration, DemoOptions
     from appliance.demo.outcome import Outcome
 
-DEFAULT_ROUNDS = 24
+DEFAULT_ROUNDS = 12
 
 
 class PacsKind(StrEnum):

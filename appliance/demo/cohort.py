@@ -17,6 +17,7 @@ from appliance.demo.phantom import (
     write_study,
 )
 from appliance.errors import ApplianceError
+from appliance.log import configure_log
 
 TRAINING, VALIDATION, TEST, UNLABELLED = 6, 1, 2, 1
 LABELLED = TRAINING + VALIDATION + TEST
@@ -107,6 +108,11 @@ def make_one(planned: Planned) -> Made:
     return Made(planned, written)
 
 
+def _quiet() -> None:
+    """Warnings only, and to standard error: standard output is the demonstration's own."""
+    configure_log(level="warning")
+
+
 def make_studies(
     planned: Sequence[Planned], *, workers: int, done: Callable[[Made], None]
 ) -> list[Made]:
@@ -114,7 +120,7 @@ def make_studies(
     made = []
     context = multiprocessing.get_context("forkserver")
     context.set_forkserver_preload(["appliance.demo.phantom"])
-    with ProcessPoolExecutor(workers, mp_context=context) as pool:
+    with ProcessPoolExecutor(workers, context, initializer=_quiet) as pool:
         for future in as_completed([pool.submit(make_one, item) for item in planned]):
             made.append(future.result())
             done(made[-1])

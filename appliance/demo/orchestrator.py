@@ -242,7 +242,7 @@ class Demonstration:
 
     def _submit(self) -> None:
         plan = self.options.workdir / "plan.json"
-        plan.write_bytes(demo_plan(self.options.rounds))
+        plan.write_bytes(demo_plan(self.options.rounds, len(self.hospitals)))
         answer = run(
             clinode(
                 *("--home", str(self.coordinator_home), "run", "submit", str(plan), "--json"),
@@ -359,12 +359,15 @@ def results_final(hospital: Hospital) -> bool:
     return results is not None and all(r.state in RESULT_FINAL for r in results.results)
 
 
-def demo_plan(rounds: int) -> bytes:
-    """The plan's canonical JSON."""
+def demo_plan(rounds: int, hospitals: int) -> bytes:
+    """The plan's canonical JSON; a single hospital makes a federation of one."""
     from federation.plan import canonical_json, ms_lesion_demo_plan
 
     plan = ms_lesion_demo_plan(rounds)
-    return canonical_json(plan.model_copy(update={"project": PROJECT}))
+    strategy = plan.strategy.model_copy(
+        update={"minimum_sites": min(plan.strategy.minimum_sites, hospitals)}
+    )
+    return canonical_json(plan.model_copy(update={"project": PROJECT, "strategy": strategy}))
 
 
 def completed_rounds(detail: dict[str, Any]) -> int:

@@ -26,7 +26,7 @@ from tests.tools import REPOSITORY, in_ci, shared_dir
 from tests.waiting import wait_for
 
 LIMIT_S = 900.0
-ROUNDS = 24
+ROUNDS = 12
 
 
 @dataclass(frozen=True, slots=True)
