@@ -266,7 +266,7 @@ def test_own_results_reopen_nothing(node: Node, published: ModelManifest) -> Non
     assert after == before
 
 
-def test_a_restart_keeps_everything_and_a_withdrawal_erases(
+def test_a_withdrawal_erases_and_stays(
     node: Node, hospital: Hospital, published: ModelManifest
 ) -> None:
     (row,) = node.state.results.select()
