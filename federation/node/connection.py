@@ -118,6 +118,7 @@ class CoordinatorConnection:
         address: ``host:port``; default is the one told at enrolment.
         retry: how calls are repeated.
         stop: set by whoever wants the agent to end: waiting calls give up then.
+        versions: protocol versions to offer.
     """
 
     def __init__(
@@ -127,8 +128,10 @@ class CoordinatorConnection:
         address: str = "",
         retry: RetryPolicy | None = None,
         stop: threading.Event | None = None,
+        versions: Sequence[int] = PROTOCOL_VERSIONS,
     ) -> None:
         self.site = identity.site
+        self._versions = tuple(versions)
         self._identity = identity
         self._address = address or identity.address
         self._retry = retry or RetryPolicy()
@@ -165,7 +168,7 @@ class CoordinatorConnection:
         """
         request = pb.HandshakeRequest(
             format=MESSAGE_FORMAT,
-            protocol_versions=PROTOCOL_VERSIONS,
+            protocol_versions=self._versions,
             software_version=software_version(),
             site=self.site,
         )

@@ -23,7 +23,6 @@ from federation.errors import (
     RequestRefused,
     VersionRefused,
 )
-from federation.node import connection as connection_module
 from federation.node.connection import CoordinatorConnection, RetryPolicy
 from federation.pki import (
     SERVER_NAME,
@@ -187,15 +186,19 @@ def test_site_refuses_another_coordinator(federation: Federation) -> None:
     _refused(dataclasses.replace(identity, authority_pem=other.certificate_pem()))
 
 
+@pytest.mark.parametrize(
+    ("versions", "words"),
+    [
+        ((7, 8), r"the site speaks 7, 8.*upgrade the coordinator"),
+        ((0,), "upgrade the site"),
+        ((), "the site speaks none"),
+    ],
+)
 def test_unknown_protocol_versions_are_refused_in_words(
-    federation: Federation, monkeypatch: pytest.MonkeyPatch
+    federation: Federation, versions: tuple[int, ...], words: str
 ) -> None:
-    link = CoordinatorConnection(federation.enrolled("site-a"))
-    monkeypatch.setattr(connection_module, "PROTOCOL_VERSIONS", (7, 8))
-    with pytest.raises(VersionRefused, match=r"the site speaks 7, 8.*upgrade the coordinator"):
-        link.handshake()
-    monkeypatch.setattr(connection_module, "PROTOCOL_VERSIONS", (0,))
-    with pytest.raises(VersionRefused, match="upgrade the site"):
+    link = CoordinatorConnection(federation.enrolled("site-a"), versions=versions)
+    with pytest.raises(VersionRefused, match=words):
         link.handshake()
     link.close()
 

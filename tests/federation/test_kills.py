@@ -5,8 +5,6 @@ The points are generated from the tables, so a state that no test reaches fails 
 
 from __future__ import annotations
 
-import multiprocessing
-import threading
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -21,45 +19,13 @@ from federation.errors import CoordinatorUnreachable, RunRefused
 from federation.node.site_port import PlanDecision
 from federation.node.states import kill_points as agent_kill_points
 from federation.plan import Plan
-from tests.federation import processes
 from tests.federation.doubles import FakeSite, Federation, small_plan
 from tests.federation.test_rounds import centralised, final_weights, same
+from tests.federation.zygote import Reviver
 from tests.waiting import wait_for
 
 STOPPED = ("stopped-1", "stopped-2", "stopped-3")
 KINDS = ("offer", "train", "evaluate", "publish")
-
-
-class Reviver:
-    """Starts a process again each time it dies, until told otherwise."""
-
-    def __init__(self, target: Callable[..., None], args: tuple[str, ...]) -> None:
-        context = multiprocessing.get_context("forkserver")
-        context.set_forkserver_preload(["tests.federation.processes"])
-        self._make = lambda: context.Process(target=target, args=args, daemon=True)
-        self._process = self._make()
-        self._over = threading.Event()
-        self.lives = 0
-        self.other_ends: list[int | None] = []
-        self._thread = threading.Thread(target=self._run, daemon=True)
-        self._thread.start()
-
-    def _run(self) -> None:
-        while not self._over.is_set():
-            self.lives += 1
-            self._process = self._make()
-            self._process.start()
-            self._process.join()
-            if self._process.exitcode != -9 and not self._over.is_set():
-                self.other_ends.append(self._process.exitcode)
-                return
-
-    def close(self) -> None:
-        """End the last life."""
-        self._over.set()
-        if self._process.is_alive():
-            self._process.kill()
-        self._thread.join(20)
 
 
 def _insist(act: Callable[[], Any], done: Callable[[], bool]) -> None:
@@ -74,7 +40,7 @@ def _insist(act: Callable[[], Any], done: Callable[[], bool]) -> None:
             return False
         return False
 
-    wait_for(asked, what="the coordinator to do as told", seconds=60)
+    wait_for(asked, what="the coordinator to do as told", seconds=120)
 
 
 def _states(control: CoordinatorClient) -> dict[str, str]:
@@ -97,7 +63,7 @@ def test_coordinator_killed_at_every_state(tmp_path: Path, runtime: None) -> Non
     made.coordinator.stop()
     markers = tmp_path / "markers"
     markers.mkdir()
-    life = Reviver(processes.coordinator, (str(made.home), str(markers)))
+    life = Reviver("coordinator", (str(made.home), str(markers)))
     plans = {
         name: small_plan(3).model_copy(update={"name": name})
         for name in ("main", *STOPPED, "impossible")
@@ -149,7 +115,7 @@ def _scenario(control: CoordinatorClient, plans: dict[str, Plan], hesitant: Fake
         wait_for(
             lambda name=name: _states(control).get(name, "submitted") != "submitted",
             what=f"{name} to be offered",
-            seconds=60,
+            seconds=120,
         )
     for name in STOPPED:
         _insist(
@@ -198,7 +164,7 @@ def test_agent_killed_at_every_step(tmp_path: Path, runtime: None) -> None:
     steady = made.site("site-b", cases=4)
     made.start(steady)
     victim = made.site("site-a")
-    life = Reviver(processes.agent, (str(victim.folder), "site-a", str(markers)))
+    life = Reviver("agent", (str(victim.folder), "site-a", str(markers)))
     points = [
         f"{kind}-{point}".replace(":", "_") for kind in KINDS for point in agent_kill_points()
     ]
@@ -215,8 +181,12 @@ def test_agent_killed_at_every_step(tmp_path: Path, runtime: None) -> None:
             wait_for(
                 lambda: control.run(second)["state"] == "finished", what="run two", seconds=100
             )
-        missing = [point for point in points if not (markers / point).exists()]
-        assert not missing, f"steps that were never reached: {missing}"
+        # The coordinator is done with the last report before the agent's journal is.
+        wait_for(
+            lambda: all((markers / point).exists() for point in points),
+            what="every step of every kind to be reached",
+            seconds=20,
+        )
         assert not life.other_ends
         assert life.lives >= len(points)
     finally:
