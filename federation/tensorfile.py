@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import json
 import math
+import os
 import struct
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
@@ -172,5 +173,7 @@ def create_like(reference: TensorFile, path: Path) -> TensorFile:
     """A new file at ``path`` with the reference's header and zeros, to be filled in place."""
     with path.open("wb") as stream:
         stream.write(reference.header)
-        stream.truncate(reference.size)
+        stream.flush()
+        # A map onto space that is not there ends in SIGBUS: have it, or fail in words now.
+        os.posix_fallocate(stream.fileno(), 0, reference.size)
     return TensorFile(path, reference.header, reference.tensors, reference.size)

@@ -95,7 +95,7 @@ class SiteAgent:
         return self._status
 
     def run(self, stop: threading.Event) -> None:
-        """Work until ``stop`` is set.
+        """Work until ``stop`` is set; the connection is closed at the end.
 
         Raises:
             IdentityRefused: the coordinator does not accept this site (revoked, ...).
@@ -103,8 +103,11 @@ class SiteAgent:
         """
         self._stop = stop
         self._connection.stop = stop
-        ends = threading.Thread(target=self._end_on, args=(stop,), name="agent-stop", daemon=True)
-        ends.start()
+        ended = threading.Event()
+        watch = threading.Thread(
+            target=self._end_on, args=(stop, ended), name="agent-stop", daemon=True
+        )
+        watch.start()
         try:
             self._greet()
             while not stop.is_set():
@@ -118,12 +121,17 @@ class SiteAgent:
             self._site.record("federation.refused", {"words": str(error)})
             raise
         finally:
+            ended.set()
             self._worker.close()
+            self._connection.close()
 
-    def _end_on(self, stop: threading.Event) -> None:
-        stop.wait()
-        self._worker.close()
-        self._connection.close()
+    def _end_on(self, stop: threading.Event, ended: threading.Event) -> None:
+        """Break off what the agent waits for once ``stop`` is set."""
+        while not ended.is_set():
+            if stop.wait(0.5):
+                self._worker.close()
+                self._connection.close()
+                return
 
     def _greet(self) -> None:
         reply = self._connection.handshake()
