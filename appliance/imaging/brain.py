@@ -11,7 +11,7 @@ from scipy import ndimage
 from appliance.errors import ImageRefused
 from appliance.imaging.alignment import Alignment, Profile, align_atlas, head_image
 from appliance.imaging.atlas import atlas_distance, load_atlas
-from appliance.imaging.grid import grid_of, resample
+from appliance.imaging.grid import crop_grid, grid_of, resample
 from appliance.imaging.itk import itk_threads
 from appliance.imaging.volume import Mask, Volume, inverse
 
@@ -71,11 +71,22 @@ def fit_brain(volume: Volume, *, profile: Profile = "full", threads: int = 1) ->
     head = head_image(volume, step)
     back = inverse(alignment.matrix)
     distance = resample(atlas_distance(load_atlas(2.0)), grid_of(head), matrix=back, fill=99.0).data
-    smooth = _fitted(head, distance, step)
+    smooth = _fitted_in_box(head, distance, step)
     fine = resample(head.with_data(smooth), grid_of(volume)).data > 0.5
     if not fine.any():
         raise ImageRefused("no brain was found in the image: is this a complete head image?")
     return BrainFit(volume.with_data(fine.astype(np.uint8)), alignment)
+
+
+def _fitted_in_box(head: Volume, distance: NDArray[np.float32], step: float) -> NDArray[np.float32]:
+    """`_fitted` on the atlas brain's box alone, zero elsewhere (morphology is what costs time)."""
+    reach = distance < REACH_MM
+    if not reach.any():
+        raise ImageRefused("the brain lies outside of the image")
+    part, box = crop_grid(grid_of(head), reach, int(np.ceil(12.0 / step)))
+    smooth = np.zeros(head.shape, dtype=np.float32)
+    smooth[box] = _fitted(Volume(head.data[box], part.affine), distance[box], step)
+    return smooth
 
 
 def _fitted(head: Volume, distance: NDArray[np.float32], step: float) -> NDArray[np.float32]:
