@@ -49,7 +49,11 @@ def nice_step(span: float, marks: int = 5) -> float:
 
 
 def line_chart(
-    series: Sequence[Series], *, x_label: str, y_label: str, y_range: tuple[float, float]
+    series: Sequence[Series],
+    *,
+    x_label: str,
+    y_label: str,
+    ranges: tuple[tuple[float, float], tuple[float, float]],
 ) -> str:
     """Lines with points, axes with labels and a legend.
 
@@ -57,12 +61,10 @@ def line_chart(
         series: at least one line with at least one point.
         x_label: name of the horizontal axis.
         y_label: name of the vertical axis.
-        y_range: lowest and highest value of the vertical axis.
+        ranges: lowest and highest value of the horizontal and of the vertical axis.
     """
     width, height, left, right, top, bottom = 1040, 320, 56, 170, 16, 44
-    xs = [x for line in series for x, _ in line.points]
-    x_low, x_high = min(xs), max(max(xs), min(xs) + 1)
-    y_low, y_high = y_range
+    (x_low, x_high), (y_low, y_high) = ranges
 
     def place(x: float, y: float) -> tuple[float, float]:
         return (

@@ -66,7 +66,7 @@ def style_of(hospital: int) -> str:
 def scanner_words(hospital: int) -> str:
     """The style as a person reads it: maker and field strength."""
     style = STYLES[style_of(hospital)]
-    maker = style.manufacturer.split()[0].title() if len(style.manufacturer) > 3 else "GE"
+    maker = {"ge": "GE", "siemens": "Siemens", "philips": "Philips"}[style.key]
     return f"{maker} {style.field_t:g} T"
 
 

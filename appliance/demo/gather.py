@@ -17,6 +17,7 @@ from appliance.demo.hospital import Hospital
 from appliance.demo.orchestrator import Demonstration, completed_rounds
 from appliance.demo.outcome import Dice, Outcome, Picture, Round, SiteRound, UnlabelledStudy
 from appliance.demo.outcome import Hospital as HospitalOutcome
+from appliance.demo.pacs import OrthancPacs
 from appliance.demo.pictures import ReadBack as PictureFiles
 from appliance.demo.pictures import draw_picture
 from appliance.demo.readback import FoundSeg, ReadBack
@@ -134,8 +135,9 @@ def look_at(hospital: Hospital) -> NodeView:
 
 def pacs_words(hospital: Hospital) -> str:
     """The PACS by the name that it gives itself."""
-    name = hospital.pacs_client().echo().implementation or type(hospital.pacs).__name__
-    return name.replace("_", " ").title() if name.isupper() else name
+    if isinstance(hospital.pacs, OrthancPacs):
+        return f"Orthanc {hospital.pacs.version}"
+    return f"embedded ({hospital.pacs_client().echo().implementation or 'pynetdicom'})"
 
 
 def unlabelled_studies(

@@ -367,7 +367,9 @@ def demo_plan(rounds: int, hospitals: int) -> bytes:
     strategy = plan.strategy.model_copy(
         update={"minimum_sites": min(plan.strategy.minimum_sites, hospitals)}
     )
-    return canonical_json(plan.model_copy(update={"project": PROJECT, "strategy": strategy}))
+    evaluation = plan.evaluation.model_copy(update={"every": 2 if rounds >= 4 else 1})
+    changes = {"project": PROJECT, "strategy": strategy, "evaluation": evaluation}
+    return canonical_json(plan.model_copy(update=changes))
 
 
 def completed_rounds(detail: dict[str, Any]) -> int:

@@ -122,6 +122,15 @@ class OrthancPacs(_Pacs):
         """The root of the REST interface."""
         return f"http://{LOOPBACK}:{self._http_port}"
 
+    @property
+    def version(self) -> str:
+        """The running program's version, as it says itself; empty where it does not."""
+        try:
+            with urllib.request.urlopen(f"{self.rest_url}/system", timeout=5.0) as answer:  # noqa: S310
+                return str(json.load(answer).get("Version", ""))
+        except (OSError, ValueError):
+            return ""
+
     def start(
         self,
         folder: Path,

@@ -30,6 +30,7 @@ table { border-collapse: collapse; width: 100%; font-variant-numeric: tabular-nu
 th, td { text-align: right; padding: 6px 8px; border-bottom: 1px solid var(--line); }
 th { font-size: 12.5px; color: var(--soft); font-weight: 600; vertical-align: bottom; }
 th:first-child, td:first-child, td.text, th.text { text-align: left; }
+td:first-child, .wide td { white-space: nowrap; } .wide td.long { white-space: normal; }
 tr:last-child td { border-bottom: 0; }
 .wide { overflow-x: auto; } .small { color: var(--soft); font-size: 13px; }
 .pictures { display: grid; grid-template-columns: repeat(auto-fit, minmax(300px, 1fr)); gap: 16px; }
@@ -210,7 +211,10 @@ def _dice(outcome: Outcome) -> str:
             series.append(Series(site, tuple(points)))
     if not series:
         return ""
-    chart = line_chart(series, x_label="round", y_label="validation Dice", y_range=(0.0, 1.0))
+    last = float(max(r.number for r in outcome.rounds))
+    chart = line_chart(
+        series, x_label="round", y_label="validation Dice", ranges=((0.0, last), (0.0, 1.0))
+    )
     return (
         f"<section><h2>Dice per round and site</h2>{chart}"
         '<p class="small">Global model on each site\'s validation cases.</p></section>'

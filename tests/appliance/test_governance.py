@@ -40,7 +40,7 @@ def frozen_dataset(state: NodeState, name: str = "ms") -> None:
     state.studies.add(NewStudy("st0123456789ab", "p1", "abc", "def", "main"))
     state.datasets.create(name)
     member = Member("st0123456789ab", "sub-abc_ses-def", "train", True, ("FLAIR",), "0" * 64)
-    state.datasets.freeze(name, [member], {"p1": "train"}, content_hash="1" * 64)
+    state.datasets.freeze(name, [member], content_hash="1" * 64, splits={"p1": "train"})
 
 
 def governed(state: NodeState, audit: AuditChain, **policy: object) -> Governance:

@@ -8,12 +8,14 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
 import numpy as np
-import torch
 from numpy.typing import NDArray
 from scipy import ndimage
-from torch.nn import functional
+
+if TYPE_CHECKING:
+    import torch
 
 Affine = NDArray[np.float64]
 Floats = NDArray[np.float32]
@@ -130,6 +132,9 @@ class ScanGrid:
         Returns:
             Arrays of the scan's shape, axes (I, J, K).
         """
+        import torch
+        from torch.nn import functional
+
         out = [np.empty(self.shape, dtype=np.float32) for _ in images]
         sources = [(torch.from_numpy(image)[None, None], "bilinear") for image in images]
         if labels is not None:
@@ -146,6 +151,9 @@ class ScanGrid:
 
     def _slabs(self, size: Floats) -> Iterator[tuple[int, torch.Tensor]]:
         """First column and sampling positions (1, i, J, K, 3) of one slab after the other."""
+        import torch
+        from torch.nn import functional
+
         unit = torch.from_numpy(self.lattice * (2.0 / (size - 1)) - 1.0)[..., [2, 1, 0]]
         planes = max(1, SLAB_VOXELS // (self.shape[1] * self.shape[2] * self.step[0]))
         rows = [(n - 1) * s + 1 for n, s in zip(self.lattice.shape, self.step, strict=False)]
