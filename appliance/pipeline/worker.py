@@ -62,6 +62,9 @@ def serve(connection: Connection, parent: int, threads: int) -> None:
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     for name in _THREAD_VARIABLES:
         os.environ[name] = str(threads)
+    from appliance.log import configure_log
+
+    configure_log(level="warning")
     while True:
         try:
             job: Job = connection.recv()
