@@ -92,7 +92,8 @@ def _receiver(home: Home, settings: Settings) -> Finding:
     except (ApplianceError, OSError) as error:
         return Finding("receiver", False, str(error))
     try:
-        with socket.socket(socket.AF_INET, socket.SOCK_STREAM) as s:
+        family = socket.AF_INET6 if ":" in dicom.host else socket.AF_INET
+        with socket.socket(family, socket.SOCK_STREAM) as s:
             s.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
             s.bind((dicom.host, dicom.port))
     except OSError as error:
@@ -107,7 +108,9 @@ def _pacs(settings: Settings, pacs: PacsSection) -> Finding:
 
     def echo() -> str:
         remote = RemoteAE(pacs.ae_title, pacs.host, pacs.port)
-        PacsClient(remote, calling_ae=settings.dicom.ae_title).echo()
+        answer = PacsClient(remote, calling_ae=settings.dicom.ae_title).echo()
+        if not answer.ok:
+            raise ApplianceError(f"C-ECHO was answered with a failure: {answer.words}")
         return f"{pacs.ae_title} at {pacs.host}:{pacs.port} answers C-ECHO"
 
     return _checked(f"PACS {pacs.name}", echo)

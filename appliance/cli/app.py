@@ -37,7 +37,7 @@ GROUPS = {
     "node": (node.app, "Set up, enrol, check and run this hospital's node."),
     "pacs": (pacs.app, "Ask the PACS: echo, find, pull."),
     "study": (study.app, "The studies on their way."),
-    "dataset": (dataset.app, "Data sets: create, freeze, approve, import labels."),
+    "dataset": (dataset.app, "Data sets: create, freeze, approve, revoke."),
     "plan": (plan.app, "Training plans: read, approve, reject."),
     "model": (model.app, "Models offered for inference: accept or reject."),
     "result": (result.app, "Results: release, hold, send to the PACS."),

@@ -93,6 +93,8 @@ def add(
     json: Json = False,
 ) -> None:
     """Invite a site: make a token that is valid once, to be sent by another channel."""
+    if out is not None and out.exists():
+        raise typer.BadParameter(f"{out} exists already: name a new file", param_hint="out")
     with CoordinatorClient(ctx.obj) as client:
         token = client.add_site(name, hours)
     if out is not None:

@@ -29,7 +29,7 @@ def exit_code_of(error: Exception) -> int:
         refused = isinstance(error, (BridgeSettings, FederationSettings, SettingsInvalid))
         return 2 if refused else 1
     if isinstance(error, OSError):
-        print_error(f"{error.strerror or type(error).__name__}: {error.filename or ''}".strip())
+        print_error(os_error_words(error))
         return 1
     print_error(
         f"an internal error ({type(error).__name__}): this is a defect of clinode; "
@@ -38,3 +38,16 @@ def exit_code_of(error: Exception) -> int:
     if os.environ.get("CLINODE_DEBUG"):
         traceback.print_exception(error)
     return 1
+
+
+def os_error_words(error: OSError) -> str:
+    """What the system refused, and on which file where it says so.
+
+    >>> os_error_words(FileNotFoundError(2, "No such file or directory", "plan.toml"))
+    'plan.toml: No such file or directory'
+    >>> os_error_words(OSError("the disk went away"))
+    'the disk went away'
+    """
+    if error.strerror is None:
+        return str(error) or type(error).__name__
+    return f"{error.filename}: {error.strerror}" if error.filename else error.strerror

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from enum import StrEnum
 from pathlib import Path
 from typing import Annotated
 
@@ -12,6 +13,17 @@ from appliance.control.client import NodeClient
 from appliance.errors import ApplianceError
 
 app = typer.Typer(no_args_is_help=True, rich_markup_mode=None)
+
+EXIT_SETTINGS = 2
+
+
+class LogLevel(StrEnum):
+    """How much the log says."""
+
+    DEBUG = "debug"
+    INFO = "info"
+    WARNING = "warning"
+
 
 Json = Annotated[bool, typer.Option("--json", help="Print JSON.")]
 
@@ -79,6 +91,8 @@ def check(ctx: typer.Context, json: Json = False) -> None:
             ((f.check, "ok" if f.ok else "PROBLEM", f.message) for f in findings),
             empty="nothing to check",
         )
+    if any(f.check == "settings" and not f.ok for f in findings):
+        raise typer.Exit(EXIT_SETTINGS)
     if not all(f.ok for f in findings):
         raise typer.Exit(1)
 
@@ -86,13 +100,15 @@ def check(ctx: typer.Context, json: Json = False) -> None:
 @app.command()
 def run(
     ctx: typer.Context,
-    log_level: Annotated[str, typer.Option("--log-level", help="debug, info or warning.")] = "info",
+    log_level: Annotated[
+        LogLevel, typer.Option("--log-level", help="How much the log says.")
+    ] = LogLevel.INFO,
 ) -> None:
     """Run the node until it is stopped (SIGTERM or Ctrl+C)."""
     from appliance.log import configure_log
     from appliance.service import run_node
 
-    configure_log(level=log_level)
+    configure_log(level=log_level.value)
     run_node(ctx.obj.resolve())
 
 

@@ -27,8 +27,8 @@ def print_json(document: object) -> None:
 
 
 def print_lines(*lines: str) -> None:
-    """Write plain lines to standard output."""
-    sys.stdout.write("".join(f"{line}\n" for line in lines))
+    """Write plain lines to standard output; each stays one line, whatever it holds."""
+    sys.stdout.write("".join(f"{printable(line)}\n" for line in lines))
 
 
 def print_table(columns: Sequence[str], rows: Iterable[Sequence[object]], *, empty: str) -> None:
@@ -51,14 +51,13 @@ def print_table(columns: Sequence[str], rows: Iterable[Sequence[object]], *, emp
 
 
 def printable(text: str) -> str:
-    r"""The text with control and direction-changing characters made visible.
+    r"""The text with control, line-ending and direction-changing characters made visible.
 
-    >>> print(printable("a" + chr(27) + "b"))
-    a\x1bb
+    >>> print(printable("a" + chr(27) + "b" + chr(10)))
+    a\x1bb\n
     """
     return "".join(
-        c if c.isprintable() or c == "\n" else c.encode("unicode_escape").decode("ascii")
-        for c in text
+        c if c.isprintable() else c.encode("unicode_escape").decode("ascii") for c in text
     )
 
 

@@ -73,8 +73,7 @@ def hold(ctx: typer.Context, key: Key, reason: Reason = "") -> None:
 
 
 @app.command()
-def send(ctx: typer.Context, key: Key, destination: Destination = "", reason: Reason = "") -> None:
-    """Send a released result now, or again; the same object arrives once."""
+def send(ctx: typer.Context, key: Key, reason: Reason = "") -> None:
+    """Send a released result now, or a sent one again; the same object arrives once."""
     with NodeClient(ctx.obj) as client:
-        answer = client.act("result-send", key, reason=reason, destination=destination)
-    print_lines(answer.message)
+        print_lines(client.act("result-send", key, reason=reason).message)

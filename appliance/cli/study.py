@@ -8,6 +8,7 @@ import typer
 
 from appliance.cli.output import as_json, print_json, print_lines, print_pairs, print_table
 from appliance.control.client import NodeClient
+from appliance.pipeline.states import State
 
 app = typer.Typer(no_args_is_help=True, rich_markup_mode=None)
 
@@ -19,12 +20,12 @@ Reason = Annotated[str, typer.Option("--reason", help="Why; goes into the audit 
 @app.command("list")
 def list_studies(
     ctx: typer.Context,
-    state: Annotated[str, typer.Option("--state", help="Only this state.")] = "",
+    state: Annotated[State | None, typer.Option("--state", help="Only this state.")] = None,
     json: Json = False,
 ) -> None:
     """List the studies with their state."""
     with NodeClient(ctx.obj) as client:
-        answer = client.studies(state=state)
+        answer = client.studies(state=state.value if state else "")
     if json:
         print_json(as_json(answer)["studies"])
         return

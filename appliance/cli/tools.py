@@ -112,8 +112,11 @@ def classify(
 ) -> None:
     """Say what each series is, how sure that is, and by which rule."""
     from dicom_bridge.classify import scan_study
+    from dicom_bridge.errors import DataRefused
 
     scan = scan_study(folder)
+    if not scan.series:
+        raise DataRefused(f"no DICOM series was found ({len(scan.unreadable)} other files)")
     rows = [
         {
             "series": series.SeriesNumber,

@@ -6,6 +6,7 @@ It imports neither torch nor Textual and opens no database.
 from __future__ import annotations
 
 import getpass
+import os
 from collections.abc import Callable
 from pathlib import Path
 from types import TracebackType
@@ -51,7 +52,7 @@ class NodeClient:
         """
         self._home = home
         self._timeout_s = timeout_s
-        self._metadata = ((ACTOR_METADATA, actor or getpass.getuser()),)
+        self._metadata = ((ACTOR_METADATA, metadata_text(actor or local_account())),)
         self._channel = grpc.insecure_channel(
             f"unix:{control_socket(home)}", options=(("grpc.enable_http_proxy", 0),)
         )
@@ -176,6 +177,23 @@ ACTIONS = {
     "result-send": "SendResult",
 }
 """Verb of :meth:`NodeClient.act` to the call that carries it."""
+
+
+def local_account() -> str:
+    """The local account's name, or its number where it has none (containers)."""
+    try:
+        return getpass.getuser()
+    except (KeyError, OSError):
+        return f"uid-{os.getuid()}"
+
+
+def metadata_text(name: str) -> str:
+    """The name as gRPC metadata may carry it: printable ASCII, anything else as a question mark.
+
+    >>> metadata_text("jürgen")
+    'j?rgen'
+    """
+    return "".join(c if " " <= c <= "~" else "?" for c in name)
 
 
 def control_error(error: grpc.RpcError, who: str, start: str) -> ControlError:

@@ -33,14 +33,14 @@ from appliance.control.views import (
     study_message,
     timing_message,
 )
-from appliance.errors import ApplianceError, NotAllowed, NotFound
+from appliance.errors import ApplianceError, ControlError, NotAllowed, NotFound
 from appliance.governance import Governance
 from appliance.home import Home
 from appliance.pipeline.states import Event, State
 from appliance.settings import Settings
 from appliance.store import DatasetState, Decision, NodeState, ResultState
 from dicom_bridge.errors import DicomBridgeError
-from federation.audit_chain import AuditChain, read_entries, tail, verify
+from federation.audit_chain import AuditChain, AuditEntry, read_entries, tail, verify
 from federation.clock import stamp, utc_now
 from federation.errors import FederationError
 
@@ -113,7 +113,6 @@ class NodeControl(NodeControlServicer):
         counts = self._state.state_counts()
         dicom = self._settings.dicom
         checked = verify(self._audit.path)
-        recent = tail(self._audit.path, 20)
         return pb.Status(
             site=self._settings.node.site,
             project=self._settings.node.project,
@@ -140,9 +139,16 @@ class NodeControl(NodeControlServicer):
             disk_free_bytes=shutil.disk_usage(self._home.root).free,
             open_items=self._open_items(counts),
             audit_intact=checked.ok,
-            recent=[audit_message(entry) for entry in recent],
+            recent=[audit_message(entry) for entry in self._recent()],
             dicom_address=f"{dicom.ae_title} @ {dicom.host}:{dicom.port}",
         )
+
+    def _recent(self) -> list[AuditEntry]:
+        """The newest entries; none where the log is damaged, which ``audit_intact`` says."""
+        try:
+            return tail(self._audit.path, 20)
+        except ValueError:
+            return []
 
     def _open_items(self, counts: dict[State, int]) -> int:
         """Plans, models, results and studies that wait for a person."""
@@ -453,7 +459,12 @@ class NodeControl(NodeControlServicer):
     ) -> pb.AuditList:
         """The newest entries."""
         del context
-        entries = list(read_entries(self._audit.path))
+        try:
+            entries = list(read_entries(self._audit.path))
+        except ValueError as error:
+            raise ControlError(
+                "the audit log is damaged: `clinode audit verify` names the line"
+            ) from error
         chosen = [e for e in entries if not request.action or e.action == request.action]
         return pb.AuditList(
             entries=[audit_message(e) for e in chosen[-(request.limit or 100) :]],
