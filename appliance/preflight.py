@@ -106,14 +106,14 @@ def _receiver(home: Home, settings: Settings) -> Finding:
 def _pacs(settings: Settings, pacs: PacsSection) -> Finding:
     from dicom_bridge.net import PacsClient, RemoteAE
 
-    def echo() -> str:
+    def _echo() -> str:
         remote = RemoteAE(pacs.ae_title, pacs.host, pacs.port)
         answer = PacsClient(remote, calling_ae=settings.dicom.ae_title).echo()
         if not answer.ok:
             raise ApplianceError(f"C-ECHO was answered with a failure: {answer.words}")
         return f"{pacs.ae_title} at {pacs.host}:{pacs.port} answers C-ECHO"
 
-    return _checked(f"PACS {pacs.name}", echo)
+    return _checked(f"PACS {pacs.name}", _echo)
 
 
 def _certificate(home: Home, now: datetime) -> Finding:

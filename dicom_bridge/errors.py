@@ -11,7 +11,7 @@ class DicomBridgeError(Exception):
 
 
 class DataRefused(DicomBridgeError):
-    """This study, series or file cannot be used: quarantine it with ``str(error)`` as the reason."""
+    """This study, series or file cannot be used: quarantine it; ``str(error)`` is the reason."""
 
 
 class SegRefused(DataRefused):
@@ -19,7 +19,7 @@ class SegRefused(DataRefused):
 
 
 class SettingsRefused(DicomBridgeError):
-    """The configuration or the arguments are wrong: a person must correct them, retrying is vain."""
+    """Wrong configuration or arguments: a person must correct them, retrying is vain."""
 
 
 class VaultError(DicomBridgeError):

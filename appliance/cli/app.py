@@ -86,7 +86,7 @@ def root(
 
 for _name, (_group, _help) in GROUPS.items():
     app.add_typer(_group, name=_name, help=_help)
-app.command("demo")(demo.run_demo)
+app.registered_commands.extend(demo.app.registered_commands)
 
 
 @app.command("tui")

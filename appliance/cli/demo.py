@@ -22,6 +22,9 @@ if TYPE_CHECKING:
 
 DEFAULT_ROUNDS = 12
 
+app = typer.Typer()
+"""Holds the one command, which the root takes over."""
+
 
 class PacsKind(StrEnum):
     """Which PACS the hospitals get."""
@@ -31,6 +34,7 @@ class PacsKind(StrEnum):
     EMBEDDED = "embedded"
 
 
+@app.command("demo")
 def run_demo(
     hospitals: Annotated[int, typer.Option(min=1, max=8, help="How many hospitals.")] = 3,
     rounds: Annotated[int, typer.Option(min=1, max=500, help="Federated rounds.")] = DEFAULT_ROUNDS,
@@ -134,7 +138,7 @@ def demonstrate(options: DemoOptions, report: Path, *, keep: bool, json: bool) -
             demo.run()
             progress.phase("fresh look into each PACS")
             outcome = gather(demo, started, begun)
-        except BaseException:
+        except BaseException:  # edge: every process is stopped whatever happened
             demo.stop()
             raise
     write_report(outcome, report)

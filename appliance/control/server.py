@@ -56,7 +56,7 @@ def answering(method: Callable[[Any, Any, Any], R]) -> Callable[[Any, Any, Any],
     """Turn our errors into gRPC status codes, once, at this edge."""
 
     @wraps(method)
-    def call(self: Any, request: Any, context: Any) -> R:  # noqa: ANN401
+    def _call(self: Any, request: Any, context: Any) -> R:  # noqa: ANN401
         try:
             return method(self, request, context)
         except NotFound as error:
@@ -69,7 +69,7 @@ def answering(method: Callable[[Any, Any, Any], R]) -> Callable[[Any, Any, Any],
             log.error("control call failed", call=method.__name__, error=type(error).__name__)
             _abort(context, grpc.StatusCode.INTERNAL, f"internal error ({type(error).__name__})")
 
-    return call
+    return _call
 
 
 def _abort(context: grpc.ServicerContext, code: grpc.StatusCode, text: str) -> NoReturn:

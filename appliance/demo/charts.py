@@ -66,7 +66,7 @@ def line_chart(
     width, height, left, right, top, bottom = 1040, 320, 56, 170, 16, 44
     (x_low, x_high), (y_low, y_high) = ranges
 
-    def place(x: float, y: float) -> tuple[float, float]:
+    def _place(x: float, y: float) -> tuple[float, float]:
         return (
             left + (x - x_low) / (x_high - x_low) * (width - left - right),
             top + (y_high - y) / (y_high - y_low) * (height - top - bottom),
@@ -75,8 +75,8 @@ def line_chart(
     parts = [f"<svg viewBox='0 0 {width} {height}' role='img' {FONT}>"]
     for tick in range(6):
         value = y_low + (y_high - y_low) * tick / 5
-        x0, y0 = place(x_low, value)
-        x1, _ = place(x_high, value)
+        x0, y0 = _place(x_low, value)
+        x1, _ = _place(x_high, value)
         parts.append(
             f"<line x1='{x0:.1f}' x2='{x1:.1f}' y1='{y0:.1f}' y2='{y0:.1f}' stroke='{LINE}'/>"
             f"<text x='{x0 - 8:.1f}' y='{y0 + 4:.1f}' text-anchor='end' fill='{INK}'>"
@@ -85,7 +85,7 @@ def line_chart(
     step = max(1.0, nice_step(x_high - x_low, 8))
     tick_x = math.ceil(x_low / step) * step
     while tick_x <= x_high:
-        x0, y0 = place(tick_x, y_low)
+        x0, y0 = _place(tick_x, y_low)
         parts.append(
             f"<text x='{x0:.1f}' y='{y0 + 18:.1f}' text-anchor='middle' fill='{INK}'>"
             f"{tick_x:g}</text>"
@@ -99,7 +99,7 @@ def line_chart(
         f"fill='{INK}'>{escape(y_label)}</text>"
     )
     for number, line in enumerate(series):
-        parts.append(_line(line, COLOURS[number % len(COLOURS)], place))
+        parts.append(_line(line, COLOURS[number % len(COLOURS)], _place))
         y = top + 10 + 20 * number
         parts.append(_legend(width - right + 16, y, COLOURS[number % len(COLOURS)], line.name))
     return "".join((*parts, "</svg>"))

@@ -167,7 +167,7 @@ class Demonstration:
     def _enrol_sites(self) -> None:
         profile = "full" if self.options.full else "quick"
 
-        def enrol(hospital: Hospital) -> None:
+        def _enrol(hospital: Hospital) -> None:
             answer = run(
                 clinode(
                     *("--home", str(self.coordinator_home)),
@@ -179,7 +179,7 @@ class Demonstration:
             )
 
         with ThreadPoolExecutor(2) as pool:
-            list(pool.map(enrol, self.hospitals))
+            list(pool.map(_enrol, self.hospitals))
         self.progress.say(f"{len(self.hospitals)} sites enrolled with single-use tokens")
 
     def _fill_pacs(self) -> None:
@@ -198,7 +198,7 @@ class Demonstration:
                     job = pool.submit(send_all, hospital, real.files)
                     self._stores[hospital.index].append(job)
 
-            def stored(made: Made) -> None:
+            def _stored(made: Made) -> None:
                 index = made.planned.hospital
                 hospital = self.hospitals[index]
                 hospital.studies.append(made)
@@ -207,7 +207,7 @@ class Demonstration:
                 bar.advance()
                 self._start_filled(due)
 
-            make_studies(planned, workers=2, done=stored)
+            make_studies(planned, workers=2, done=_stored)
             for jobs in self._stores.values():
                 for job in jobs:
                     job.result()
@@ -228,7 +228,7 @@ class Demonstration:
         total = sum(h.expected_studies for h in self.hospitals)
         bar = self.progress.bar("studies prepared", total)
 
-        def settled() -> bool:
+        def _settled() -> bool:
             done = 0
             approved = True
             for hospital in self.hospitals:
@@ -238,7 +238,7 @@ class Demonstration:
             bar.update(done)
             return done >= total and approved
 
-        self._until(settled, "every study is prepared", PIPELINE_LIMIT_S)
+        self._until(_settled, "every study is prepared", PIPELINE_LIMIT_S)
 
     def _submit(self) -> None:
         plan = self.options.workdir / "plan.json"
@@ -256,7 +256,7 @@ class Demonstration:
         bar = self.progress.bar("federated rounds", self.options.rounds)
         with CoordinatorClient(self.coordinator_home) as client:
 
-            def finished() -> bool:
+            def _finished() -> bool:
                 detail = asked(lambda: client.run(self.run_id))
                 if detail is None:
                     return False
@@ -265,14 +265,14 @@ class Demonstration:
                     raise DemoFailed(f"the run ended as {detail['state']}: {detail['words']}")
                 return bool(detail["state"] in ("publishing", "finished"))
 
-            self._until(finished, "the training run ends", RUN_LIMIT_S)
+            self._until(_finished, "the training run ends", RUN_LIMIT_S)
 
     def _wait_results(self) -> None:
         """Until every study that can be segmented has a result that is sent or has no finding."""
         bar = self.progress.bar("results", len(self.hospitals))
         with CoordinatorClient(self.coordinator_home) as client:
 
-            def done() -> bool:
+            def _done() -> bool:
                 detail = asked(lambda: client.run(self.run_id))
                 if detail is None:
                     return False
@@ -281,7 +281,7 @@ class Demonstration:
                 published = detail["state"] == "finished"
                 return published and finished == len(self.hospitals)
 
-            self._until(done, "the results are in the PACS", PIPELINE_LIMIT_S)
+            self._until(_done, "the results are in the PACS", PIPELINE_LIMIT_S)
 
     def _until(self, observe: Callable[[], bool], what: str, limit_s: float) -> None:
         """Poll until ``observe`` is true; a dead process ends the wait at once."""

@@ -113,46 +113,44 @@ def _row(cells: Sequence[str], *, head: bool = False, text: frozenset[int] = fro
     return f"<tr>{''.join(parts)}</tr>"
 
 
-def _table(outcome: Outcome) -> str:
-    text = frozenset({0, 1, 2})
-    head = _row(
-        (
-            "hospital",
-            "scanner",
-            "PACS",
-            "offered",
-            "fetched",
-            "converted",
-            "passed QC",
-            "quarantined",
-            "trained",
-            "Dice before",
-            "Dice after",
-            "SEGs in PACS",
-        ),
-        head=True,
-        text=text,
+COLUMNS = (
+    "hospital",
+    "scanner",
+    "PACS",
+    "offered",
+    "fetched",
+    "converted",
+    "passed QC",
+    "quarantined",
+    "trained",
+    "Dice before",
+    "Dice after",
+    "SEGs in PACS",
+)
+TEXT_COLUMNS = frozenset({0, 1, 2})
+
+
+def _cells(h: Hospital) -> tuple[str, ...]:
+    """A hospital's cells in the order of ``COLUMNS``."""
+    return (
+        h.name,
+        h.scanner,
+        h.pacs,
+        str(h.offered),
+        str(h.fetched),
+        str(h.converted),
+        str(h.passed_qc),
+        str(sum(n for _, n in h.quarantined)),
+        str(h.trained),
+        h.dice_before.words() if h.dice_before else "–",
+        h.dice_after.words() if h.dice_after else "–",
+        f"{h.segs_found} of {h.segs_expected}",
     )
-    rows = [
-        _row(
-            (
-                h.name,
-                h.scanner,
-                h.pacs,
-                str(h.offered),
-                str(h.fetched),
-                str(h.converted),
-                str(h.passed_qc),
-                str(sum(n for _, n in h.quarantined)),
-                str(h.trained),
-                h.dice_before.words() if h.dice_before else "–",
-                h.dice_after.words() if h.dice_after else "–",
-                f"{h.segs_found} of {h.segs_expected}",
-            ),
-            text=text,
-        )
-        for h in outcome.hospitals
-    ]
+
+
+def _table(outcome: Outcome) -> str:
+    head = _row(COLUMNS, head=True, text=TEXT_COLUMNS)
+    rows = [_row(_cells(h), text=TEXT_COLUMNS) for h in outcome.hospitals]
     reasons = "".join(
         f"<li>{escape(h.name)}: {count} × {escape(reason)}</li>"
         for h in outcome.hospitals

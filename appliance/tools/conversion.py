@@ -19,10 +19,10 @@ def sidecar_by(secret: bytes) -> Callable[[Dataset], Mapping[str, JSON]]:
     """
     profile, pseudonymizer = Profile.basic(), Pseudonymizer(secret, "tools")
 
-    def make(header: Dataset) -> Mapping[str, JSON]:
+    def _make(header: Dataset) -> Mapping[str, JSON]:
         try:
             return header_sidecar(deidentify_dataset(header, profile, pseudonymizer).dataset)
         except DataRefused as error:
             return {"SidecarRefused": str(error)}
 
-    return make
+    return _make

@@ -162,24 +162,30 @@ class _Classic:
         self.dataset = dataset
 
     def get(self, macro: str, keyword: str, plain: str) -> object:
+        """The plain attribute; None where it is absent."""
         del macro, keyword
         return attribute(self.dataset, plain)
 
     def frame_type(self) -> frozenset[str]:
+        """Frame Type (0008,9007): enhanced objects only, so nothing here."""
         return frozenset()
 
     def sequence(self) -> frozenset[str]:
+        """Scanning Sequence (0018,0020): SE, GR, IR, EP, RM."""
         return texts(attribute(self.dataset, "ScanningSequence"))
 
     def contrast(self) -> str:
+        """Acquisition Contrast (0008,9209): enhanced objects only, so nothing here."""
         return ""
 
     def agent(self) -> bool:
+        """Whether a contrast agent was given, by name or by volume."""
         agent = str(attribute(self.dataset, "ContrastBolusAgent") or "").strip().upper()
         volume = number(attribute(self.dataset, "ContrastBolusVolume"))
         return agent not in ("", "NO", "NONE", "N/A", "NA", "N", "0") or bool(volume)
 
     def body_part(self) -> str:
+        """Body Part Examined (0018,0015) in capitals; empty where it is absent."""
         return str(attribute(self.dataset, "BodyPartExamined") or "").strip().upper()
 
 
@@ -187,16 +193,20 @@ class _Enhanced(_Classic):
     """Attribute access for enhanced objects: functional groups first, plain attributes after."""
 
     def group(self, macro: str) -> Dataset:
+        """First frame's item of a functional group macro, shared or its own; empty if absent."""
         return functional_group(self.dataset, 0, macro) or Dataset()
 
     def get(self, macro: str, keyword: str, plain: str) -> object:
+        """The macro's attribute, else the plain one."""
         value = attribute(self.group(macro), keyword)
         return super().get(macro, keyword, plain) if value is None else value
 
     def frame_type(self) -> frozenset[str]:
+        """Frame Type (0008,9007) of the first frame."""
         return texts(attribute(self.group("MRImageFrameTypeSequence"), "FrameType"))
 
     def contrast(self) -> str:
+        """Acquisition Contrast (0008,9209) in capitals; empty where it is absent."""
         item = self.group("MRImageFrameTypeSequence")
         value = attribute(item, "AcquisitionContrast") or attribute(
             self.dataset, "AcquisitionContrast"
@@ -204,6 +214,7 @@ class _Enhanced(_Classic):
         return str(value or "").strip().upper()
 
     def sequence(self) -> frozenset[str]:
+        """The enhanced pulse sequence attributes as Scanning Sequence terms (PS3.3 C.8.13.4)."""
         found = set(texts(attribute(self.dataset, "ScanningSequence")))
         pulse = str(attribute(self.dataset, "EchoPulseSequence") or "").upper()
         found |= {"SE"} if pulse == "SPIN" else {"GR"} if pulse == "GRADIENT" else set()
@@ -218,6 +229,7 @@ class _Enhanced(_Classic):
         return frozenset(found)
 
     def agent(self) -> bool:
+        """Whether the first frame was taken with the contrast agent in the body."""
         usage = functional_group(self.dataset, 0, "ContrastBolusUsageSequence")
         if usage is not None:
             given = str(attribute(usage, "ContrastBolusAgentAdministered") or "").upper()
@@ -226,6 +238,7 @@ class _Enhanced(_Classic):
         return bool(attribute(self.dataset, "ContrastBolusAgentSequence")) or super().agent()
 
     def body_part(self) -> str:
+        """Body Part Examined, else the meaning of the first frame's anatomic region."""
         plain = super().body_part()
         if plain:
             return plain

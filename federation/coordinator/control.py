@@ -83,23 +83,23 @@ class ControlService(ControlServicer):
     ) -> pb.JsonReply:
         """Bar a site now."""
 
-        def revoke() -> dict[str, Any]:
+        def _revoke() -> dict[str, Any]:
             view = self._runs.revoke_site(request.name, request.reason)
             self._front.drop(request.name)
             return view
 
-        return _answer(context, revoke)
+        return _answer(context, _revoke)
 
     def SubmitRun(
         self, request: pb.SubmitRunRequest, context: grpc.ServicerContext
     ) -> pb.JsonReply:
         """Start a run of a plan."""
 
-        def submit() -> dict[str, Any]:
+        def _submit() -> dict[str, Any]:
             run_id = self._runs.submit(parse_plan(request.plan_json), tuple(request.sites))
             return self._runs.show(run_id)
 
-        return _answer(context, submit)
+        return _answer(context, _submit)
 
     def ListRuns(
         self,

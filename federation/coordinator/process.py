@@ -210,7 +210,7 @@ class Coordinator:
         backend = control_socket(self.home.folder).with_suffix(".backend")
         backend.unlink(missing_ok=True)
 
-        def refused(cause: Cause, address: str) -> None:
+        def _refused(cause: Cause, address: str) -> None:
             log.refused(cause.value, address)
 
         front = TlsFront(
@@ -222,7 +222,7 @@ class Coordinator:
                 authority=self.home.authority,
             ),
             backend,
-            refused,
+            _refused,
         )
         gate = Gate(front, self.registry, self.audit)
         reports = Reports(self.store, self.objects, self.audit, self.settings.update_norm_ratio)
@@ -284,11 +284,11 @@ def run_coordinator(
     options = CoordinatorOptions(observer=observer, capture=capture, initialiser=initialiser)
     stopping = threading.Event()
 
-    def stop(_: int, __: FrameType | None) -> None:
+    def _stop(_: int, __: FrameType | None) -> None:
         stopping.set()
 
     for number in (signal.SIGTERM, signal.SIGINT):
-        signal.signal(number, stop)
+        signal.signal(number, _stop)
     coordinator = Coordinator(home, options)
     coordinator.start()
     if ready is not None:

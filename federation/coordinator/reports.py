@@ -174,13 +174,13 @@ def _join(change: Change, task: TaskRow, ending: Ending) -> None:
 
 
 def _times(times: pb.TaskTimes) -> dict[str, float]:
-    def bounded(value: float) -> float:
+    def _bounded(value: float) -> float:
         return value if math.isfinite(value) and value >= 0 else 0.0
 
     return {
-        "work_s": bounded(times.work_seconds),
-        "download_s": bounded(times.download_seconds),
-        "upload_s": bounded(times.upload_seconds),
+        "work_s": _bounded(times.work_seconds),
+        "download_s": _bounded(times.download_seconds),
+        "upload_s": _bounded(times.upload_seconds),
         "downloaded_bytes": int(times.downloaded_bytes),
         "uploaded_bytes": int(times.uploaded_bytes),
     }

@@ -229,7 +229,7 @@ class CoordinatorConnection:
         policy = self._retry
         backoff = tenacity.wait_exponential(multiplier=policy.first_s, max=policy.longest_s)
 
-        def attempt() -> T:
+        def _attempt() -> T:
             try:
                 return call()
             except grpc.RpcError as error:
@@ -238,18 +238,18 @@ class CoordinatorConnection:
                 # grpcio: a closed channel, or a transfer that stalled.
                 raise CoordinatorUnreachable("the connection was closed or stalled") from error
 
-        def wait(state: tenacity.RetryCallState) -> float:
+        def _wait(state: tenacity.RetryCallState) -> float:
             return float(backoff(state)) * (0.5 + policy.jitter())
 
         retrying = tenacity.Retrying(
             sleep=policy.sleep,
-            wait=wait,
+            wait=_wait,
             stop=lambda _: self.stop.is_set(),
             retry=tenacity.retry_if_exception_type(CoordinatorUnreachable),
             before_sleep=lambda state: _log.info("coordinator_away", tries=state.attempt_number),
             reraise=True,
         )
-        return retrying(attempt)
+        return retrying(_attempt)
 
     def _fetch(self, task_id: str, payload: pb.Payload, part: Path) -> int:
         have = part.stat().st_size if part.exists() else 0
@@ -293,7 +293,7 @@ class CoordinatorConnection:
         with source.open("rb") as stream, _Watch(lambda: None) as watch:
             stream.seek(status.have)
 
-            def chunks() -> Iterator[pb.PutChunk]:
+            def _chunks() -> Iterator[pb.PutChunk]:
                 nonlocal moved
                 offset = int(status.have)
                 head = pb.PutChunk(
@@ -310,7 +310,7 @@ class CoordinatorConnection:
                     offset += len(data)
                     moved += len(data)
 
-            call = self._stub.PutObject.future(chunks())
+            call = self._stub.PutObject.future(_chunks())
             watch.ends = call.cancel
             result = call.result()
         if not result.complete:

@@ -88,32 +88,32 @@ class Guard(grpc.ServerInterceptor):  # type: ignore[misc, type-arg, unused-igno
         if recorder is None:
             return reads, writes
 
-        def read(raw: bytes) -> Any:  # noqa: ANN401
+        def _read(raw: bytes) -> Any:  # noqa: ANN401
             recorder.record("in", method, raw)
             return reads(raw)
 
-        def write(message: Any) -> bytes:  # noqa: ANN401
+        def _write(message: Any) -> bytes:  # noqa: ANN401
             raw = cast("bytes", writes(message))
             recorder.record("out", method, raw)
             return raw
 
-        return read, write
+        return _read, _write
 
     def _guarded(self, behaviour: Callable[..., Any], shape: _Shape) -> Callable[..., Any]:
-        def each(items: Iterator[Any], context: grpc.ServicerContext) -> Iterator[Any]:
+        def _each(items: Iterator[Any], context: grpc.ServicerContext) -> Iterator[Any]:
             for item in items:
                 self._admit(context)
                 yield item
 
-        def call(request: Any, context: grpc.ServicerContext) -> Any:  # noqa: ANN401
+        def _call(request: Any, context: grpc.ServicerContext) -> Any:  # noqa: ANN401
             self._admit(context)
-            return behaviour(each(request, context) if shape.request_stream else request, context)
+            return behaviour(_each(request, context) if shape.request_stream else request, context)
 
-        def stream(request: Any, context: grpc.ServicerContext) -> Iterator[Any]:  # noqa: ANN401
+        def _stream(request: Any, context: grpc.ServicerContext) -> Iterator[Any]:  # noqa: ANN401
             self._admit(context)
-            yield from each(behaviour(request, context), context)
+            yield from _each(behaviour(request, context), context)
 
-        return stream if shape.response_stream else call
+        return _stream if shape.response_stream else _call
 
 
 def _parts(

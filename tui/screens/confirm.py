@@ -87,7 +87,7 @@ def ask(app: App[Any], question: Ask, after: Callable[[], None] = lambda: None) 
         app.notify("this terminal was opened with --read-only", markup=False)
         return
 
-    def answered(reason: str | None) -> None:
+    def _answered(reason: str | None) -> None:
         if reason is None:
             return
         try:
@@ -99,4 +99,4 @@ def ask(app: App[Any], question: Ask, after: Callable[[], None] = lambda: None) 
         app.look_now()  # type: ignore[attr-defined]
         after()
 
-    app.push_screen(ConfirmScreen(question), answered)
+    app.push_screen(ConfirmScreen(question), _answered)
