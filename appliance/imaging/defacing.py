@@ -18,8 +18,18 @@ BROW = (78.0, 16.0)
 THROAT = (-10.0, -72.0)
 """MNI (y, z) in mm of a point below the pons: on the cut plane."""
 
-MARGIN_MM = 4.0
-"""Voxels this close to the brain mask or to the laid-over atlas brain always stay."""
+FRONT_MM = 2.0
+"""Voxels this close to the laid-over atlas brain always stay."""
+
+MARGIN_MM = 6.0
+"""Voxels this close to the brain mask stay, see `REACH_MM`."""
+
+REACH_MM = 7.0
+"""Farther from the atlas brain than this the margin around the mask does not count, so that a mask
+that leaks into an orbit does not keep the face."""
+
+BEHIND = (45.0, 8.0)
+"""Behind this MNI y (mm) there is no face, and the atlas margin is this wide (mm)."""
 
 EAR_MM = 17.0
 """At the sides, below the brain's middle, what is farther from the brain than this goes as well."""
@@ -29,8 +39,9 @@ def deface(volume: Volume, mask: Volume, *, alignment: Alignment | None = None) 
     """Remove face, jaw and ears; keep the brain with a margin, skull, scalp and neck behind.
 
     Everything in front of and below a plane from above the brows to below the pons (in MNI space,
-    laid over the image), and the ears, gets the image's lowest value, except what is nearer than
-    4 mm to the brain mask or to the atlas brain. The result is checked before it is returned.
+    laid over the image), and the ears, gets the image's lowest value, except the brain
+    mask with a margin of 6 mm and the atlas brain with one of 2 mm (8 mm behind the face). The
+    result is checked before it is returned.
 
     Args:
         volume: A head image.
@@ -50,7 +61,7 @@ def deface(volume: Volume, mask: Volume, *, alignment: Alignment | None = None) 
     if not brain.any():
         raise ImageRefused("the brain mask is empty: without it the face cannot be told apart")
     laid = alignment or align_atlas(volume, "quick")
-    region = face_region(grid_of(volume), laid) & ~near(brain, mask.spacing, MARGIN_MM)
+    region = face_region(grid_of(volume), laid, brain)
     data = volume.data.copy()
     data[region] = volume.data.min()
     result = volume.with_data(data)
@@ -58,12 +69,13 @@ def deface(volume: Volume, mask: Volume, *, alignment: Alignment | None = None) 
     return result
 
 
-def face_region(grid: Grid, alignment: Alignment) -> Mask:
-    """Where face, jaw and ears are expected, brain margin left out.
+def face_region(grid: Grid, alignment: Alignment, brain: Mask) -> Mask:
+    """Where face, jaw and ears are expected, brain and margins left out.
 
     Args:
         grid: The image's grid.
         alignment: Where the atlas lies in it.
+        brain: Brain mask on the grid.
 
     Returns:
         (X, Y, Z), true where voxels have to go.
@@ -72,13 +84,14 @@ def face_region(grid: Grid, alignment: Alignment) -> Mask:
     index_to_mni = back @ grid.affine
     axes = [np.arange(n, dtype=np.float32) for n in grid.shape]
     x, y, z = (_coordinate(index_to_mni[row], axes) for row in range(3))
+    distance = resample(atlas_distance(load_atlas(2.0)), grid, matrix=back, fill=99.0).data
     slope = (BROW[1] - THROAT[1]) / (BROW[0] - THROAT[0])
     below = z < BROW[1] + slope * (y - BROW[0])
-    front = y > THROAT[0]
-    distance = resample(atlas_distance(load_atlas(2.0)), grid, matrix=back, fill=99.0).data
-    face = below & front & (distance > MARGIN_MM)
+    face = below & (y > THROAT[0])
     ears = (np.abs(x) > 60.0) & (z < 10.0) & (distance > EAR_MM)
-    return np.asarray(face | ears, dtype=bool)
+    kept = brain | (distance <= FRONT_MM) | ((y < BEHIND[0]) & (distance <= BEHIND[1]))
+    kept |= near(brain, grid.spacing, MARGIN_MM) & (distance <= REACH_MM)
+    return np.asarray((face | ears) & ~kept, dtype=bool)
 
 
 def near(mask: Mask, spacing: tuple[float, float, float], reach_mm: float) -> Mask:

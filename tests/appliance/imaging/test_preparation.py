@@ -34,7 +34,7 @@ def study() -> tuple[Volume, Volume, Volume]:
     centre = apply_affine(affine, np.array([40.0, 45.0, 14.0]))
     grid = Grid((80, 90, 28), affine)
     brain = ellipsoid(grid, tuple(centre), (30, 36, 32))
-    lesion = ellipsoid(grid, tuple(centre + [8, 5, 4]), (9, 9, 9))
+    lesion = ellipsoid(grid, tuple(centre + np.array([8, 5, 4])), (9, 9, 9))
     rng = np.random.default_rng(0)
     image = np.where(brain, 500, 50) + 200 * lesion + rng.normal(0, 20, grid.shape)
     return (
