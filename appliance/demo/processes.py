@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import ctypes
 import signal
 import subprocess
 import sys
@@ -15,7 +14,6 @@ import psutil
 
 from appliance.errors import ApplianceError
 
-PR_SET_PDEATHSIG = 1
 STOP_SECONDS = 20.0
 MOST_RESTARTS = 3
 
@@ -29,9 +27,13 @@ def clinode(*arguments: str) -> list[str]:
     return [sys.executable, "-m", "appliance.cli", *arguments]
 
 
-def die_with_parent() -> None:
-    """Ask the kernel to stop this process when its parent dies (prctl(2)); runs in the child."""
-    ctypes.CDLL(None).prctl(PR_SET_PDEATHSIG, signal.SIGTERM)
+DIE_WITH_PARENT = (
+    "import ctypes, os, sys; ctypes.CDLL(None).prctl(1, 15); os.execvp(sys.argv[1], sys.argv[1:])"
+)
+"""A program that asks for SIGTERM at its parent's death (prctl(2), PR_SET_PDEATHSIG) and becomes
+another one. Not a ``preexec_fn``: that would fork with gRPC's threads, and its poller can abort the
+child before it has become the new program (grpc/grpc#43055); without one Python uses vfork(2).
+"""
 
 
 @dataclass(slots=True)
@@ -105,11 +107,10 @@ def start(name: str, command: Sequence[str], log: Path) -> Process:
 def _spawn(command: Sequence[str], log: Path) -> subprocess.Popen[bytes]:
     with log.open("ab") as stream:
         return subprocess.Popen(
-            list(command),
+            [sys.executable, "-S", "-c", DIE_WITH_PARENT, *command],
             stdin=subprocess.DEVNULL,
             stdout=stream,
             stderr=subprocess.STDOUT,
-            preexec_fn=die_with_parent,
         )
 
 
