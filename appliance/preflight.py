@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import shutil
 import socket
+import threading
 from collections.abc import Callable
 from dataclasses import dataclass
 from datetime import UTC, datetime
@@ -22,7 +23,6 @@ from dicom_bridge.errors import DicomBridgeError
 
 SMALLEST_DISK_BYTES = 10 * 2**30
 CERTIFICATE_WARNING_DAYS = 30
-CONNECT_SECONDS = 10.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -125,29 +125,30 @@ def _certificate(home: Home, now: datetime) -> Finding:
     except (OSError, ValueError):
         return Finding("certificate", False, "keys/node.crt cannot be read: enrol again")
     days = (ends - now).days
+    if ends <= now:
+        return Finding("certificate", False, f"expired on {ends:%Y-%m-%d}: enrol again")
     words = f"valid for {days} days"
     return Finding("certificate", days > CERTIFICATE_WARNING_DAYS, words)
 
 
 def _coordinator(home: Home) -> Finding:
-    """A TLS handshake with both certificates, as the node's client does it."""
-    import ssl
-
+    """One handshake call as the node makes it: mutual TLS, standing of the site, versions."""
     from federation.enrolment.client import load_identity
-    from federation.errors import FederationError
+    from federation.errors import CoordinatorUnreachable, FederationError
+    from federation.node.connection import CoordinatorConnection
 
+    once = threading.Event()
+    once.set()
     try:
         identity = load_identity(home.keys)
-        context = ssl.create_default_context(cafile=str(home.keys / "ca.crt"))
-        context.minimum_version = ssl.TLSVersion.TLSv1_3
-        context.load_cert_chain(home.keys / "node.crt", home.keys / "node.key")
-        host, _, port = identity.address.rpartition(":")
-        host = host.strip("[]")
-        with (
-            socket.create_connection((host, int(port)), CONNECT_SECONDS) as raw,
-            context.wrap_socket(raw, server_hostname=host),
-        ):
-            pass
+        connection = CoordinatorConnection(identity, stop=once)
+        try:
+            connection.handshake()
+        finally:
+            connection.close()
+    except CoordinatorUnreachable as error:
+        words = f"{identity.address}: {error}; check the address, the firewall and whether it runs"
+        return Finding("coordinator", False, words)
     except (FederationError, OSError, ValueError) as error:
-        return Finding("coordinator", False, f"no mutual TLS handshake: {error}")
+        return Finding("coordinator", False, str(error))
     return Finding("coordinator", True, f"{identity.address} answers with mutual TLS")
