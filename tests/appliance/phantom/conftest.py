@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from functools import lru_cache
+from functools import cache, lru_cache
 from pathlib import Path
 
 import pytest
@@ -18,9 +18,10 @@ from appliance.demo.phantom import (
 )
 
 StudyOf = Callable[..., PhantomStudy]
+WrittenOf = Callable[[str], WrittenStudy]
 
 
-@lru_cache(maxsize=8)
+@lru_cache(maxsize=24)
 def _study(style: str, index: int, fault: Fault | None) -> PhantomStudy:
     return make_study(PhantomRequest(index=index, style=style, seed=11, fault=fault))
 
@@ -36,7 +37,19 @@ def study_of() -> StudyOf:
 
 
 @pytest.fixture(scope="session")
-def written(study_of: StudyOf, tmp_path_factory: pytest.TempPathFactory) -> WrittenStudy:
-    """One Philips study on disk with the expert's segmentation."""
+def written_of(study_of: StudyOf, tmp_path_factory: pytest.TempPathFactory) -> WrittenOf:
+    """A clean study of a style on disk with the expert's segmentation, written once."""
     out: Path = tmp_path_factory.mktemp("phantom")
-    return write_study(study_of(), out / "study", segmentation=True)
+
+    @cache
+    def write(style: str) -> WrittenStudy:
+        """The style's study."""
+        return write_study(study_of(style), out / style, segmentation=True)
+
+    return write
+
+
+@pytest.fixture(scope="session")
+def written(written_of: WrittenOf) -> WrittenStudy:
+    """One Philips study on disk with the expert's segmentation."""
+    return written_of("philips")

@@ -8,7 +8,7 @@ import numpy as np
 import pydicom
 import pytest
 
-from appliance.demo.phantom import Fault, PhantomStudy, write_study
+from appliance.demo.phantom import Fault, PhantomStudy, WrittenStudy, write_study
 from appliance.demo.phantom.burn import draw_text
 from dicom_bridge.convert import SourceSeries, convert_series
 from dicom_bridge.errors import DataRefused
@@ -69,8 +69,7 @@ def test_the_name_is_in_the_pixels(study_of: StudyOf, tmp_path: Path) -> None:
     assert dots.sum() > 100
 
 
-def test_clean_studies_say_nothing_of_burned_in_text(study_of: StudyOf, tmp_path: Path) -> None:
-    written = write_study(study_of(), tmp_path, segmentation=False)
+def test_clean_studies_say_nothing_of_burned_in_text(written: WrittenStudy) -> None:
     assert pydicom.dcmread(written.flair[0]).get("BurnedInAnnotation", "NO") == "NO"
 
 

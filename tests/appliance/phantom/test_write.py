@@ -26,7 +26,7 @@ from appliance.demo.phantom.headers import study_uid
 from appliance.imaging.volume import load_volume
 from dicom_bridge.convert import SourceSeries, convert_series
 from dicom_bridge.seg import ExpertPolicy, is_expert, read_seg
-from tests.appliance.phantom.conftest import StudyOf
+from tests.appliance.phantom.conftest import StudyOf, WrittenOf
 from tests.studies import raw_ms_pairs, write_raw_ms_study
 from tests.tools import require_tool
 
@@ -40,11 +40,11 @@ def everything(path: Path) -> str:
 
 @pytest.mark.parametrize("style", sorted(STYLES))
 def test_headers_are_the_makers_and_the_series_belong_together(
-    study_of: StudyOf, style: str, tmp_path: Path
+    study_of: StudyOf, written_of: WrittenOf, style: str
 ) -> None:
-    study, scanner = study_of(style), STYLES[style]
-    written = write_study(study, tmp_path, segmentation=False)
-    sets = [pydicom.dcmread(p, stop_before_pixels=True) for p in written.files]
+    study, scanner, written = study_of(style), STYLES[style], written_of(style)
+    assert set(written.files) - {written.segmentation} == {*written.flair, *written.t1w}
+    sets = [pydicom.dcmread(p, stop_before_pixels=True) for p in (*written.flair, *written.t1w)]
     assert {d.StudyInstanceUID for d in sets} == {written.StudyInstanceUID}
     assert len({d.FrameOfReferenceUID for d in sets}) == 1
     assert len({d.SeriesInstanceUID for d in sets}) == 2
@@ -62,9 +62,9 @@ def test_headers_are_the_makers_and_the_series_belong_together(
 
 
 @pytest.mark.parametrize("style", sorted(STYLES))
-def test_dciodvfy_finds_no_error(study_of: StudyOf, style: str, tmp_path: Path) -> None:
+def test_dciodvfy_finds_no_error(written_of: WrittenOf, style: str) -> None:
     tool = require_tool("dciodvfy")
-    written = write_study(study_of(style), tmp_path, segmentation=True)
+    written = written_of(style)
     assert written.segmentation is not None
     for path in (written.flair[0], written.flair[-1], written.t1w[9], written.segmentation):
         done = subprocess.run([str(tool), str(path)], capture_output=True, text=True, check=False)
@@ -141,6 +141,7 @@ def test_the_same_study_is_written_byte_for_byte_again(
     assert first.PixelData == second.PixelData
 
 
+@pytest.mark.integration
 def test_a_cohort_has_faults_unlabelled_studies_and_truth(tmp_path: Path) -> None:
     cohort = CohortRequest(
         patients=3, style="philips", seed=4, unlabelled=1, faults=(Fault.CROPPED,)
