@@ -23,6 +23,7 @@ from dicom_bridge.errors import DicomBridgeError
 
 SMALLEST_DISK_BYTES = 10 * 2**30
 CERTIFICATE_WARNING_DAYS = 30
+RENEW = "ask for a new token, move keys/node.crt away and enrol again"
 
 
 @dataclass(frozen=True, slots=True)
@@ -123,12 +124,14 @@ def _certificate(home: Home, now: datetime) -> Finding:
     try:
         ends = x509.load_pem_x509_certificate(path.read_bytes()).not_valid_after_utc
     except (OSError, ValueError):
-        return Finding("certificate", False, "keys/node.crt cannot be read: enrol again")
+        return Finding("certificate", False, f"keys/node.crt cannot be read: {RENEW}")
     days = (ends - now).days
     if ends <= now:
-        return Finding("certificate", False, f"expired on {ends:%Y-%m-%d}: enrol again")
+        return Finding("certificate", False, f"expired on {ends:%Y-%m-%d}: {RENEW}")
     words = f"valid for {days} days"
-    return Finding("certificate", days > CERTIFICATE_WARNING_DAYS, words)
+    if days <= CERTIFICATE_WARNING_DAYS:
+        return Finding("certificate", False, f"{words}: {RENEW}")
+    return Finding("certificate", True, words)
 
 
 def _coordinator(home: Home) -> Finding:
