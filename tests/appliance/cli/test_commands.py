@@ -123,7 +123,7 @@ def test_a_custodians_day(node: Served, run: Run) -> None:
 
 
 def test_withdrawing_asks_first(node: Served, run: Run, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("sys.stdin", io.StringIO("n\n"))
+    monkeypatch.setattr("sys.stdin", io.StringIO("n\n"))  # edge: pytest closes standard input
     said = run("study", "withdraw", key_of(1))
     assert said.code == 1
     assert "stopped by the operator" in said.err
