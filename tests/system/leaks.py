@@ -33,6 +33,7 @@ VALUES = (
 )
 DATES = ("PatientBirthDate", "StudyDate", "SeriesDate", "AcquisitionDate", "ContentDate")
 SHORTEST = 6
+UID = re.compile(r"\d+(?:\.\d+){3,}")
 TEXT = rb"0-9A-Za-z.^\-_ @/,:+"
 RUN = re.compile(rb"[" + TEXT + rb"]{5,}")
 RUN_16 = re.compile(rb"(?:[" + TEXT + rb"]\x00){5,}")
@@ -78,12 +79,16 @@ def search(paths: Iterable[Path], needles: dict[str, str]) -> list[Hit]:
         paths: files and folders.
         needles: lower-case strings and what they are.
     """
+    uids = {needle: kind for needle, kind in needles.items() if kind.endswith("UID")}
+    words = {needle: kind for needle, kind in needles.items() if needle not in uids}
     hits = []
     for path in paths:
         files = [path] if path.is_file() else sorted(p for p in path.rglob("*") if p.is_file())
         for file in files:
             text = "\n".join([str(file.relative_to(path.parent)).lower(), *texts(file)])
-            hits += [Hit(str(file), kind) for needle, kind in needles.items() if needle in text]
+            hits += [Hit(str(file), kind) for needle, kind in words.items() if needle in text]
+            # Thousands of UIDs: looked up by what looks like one, rather than one by one.
+            hits += [Hit(str(file), uids[seen]) for seen in set(UID.findall(text)) & uids.keys()]
     return hits
 
 
