@@ -75,8 +75,8 @@ Global___ItemRequest: _TypeAlias = ItemRequest  # noqa: Y015
 
 @_typing.final
 class ActionRequest(_message.Message):
-    """A change that a person asks for. The actor is the local account, taken by the server from the
-    socket's peer; the reason goes into the audit log.
+    """A change that a person asks for. The actor is the local account's name in the call's metadata; the
+    socket admits the node's own account only. The reason goes into the audit log.
     """
 
     DESCRIPTOR: _descriptor.Descriptor
