@@ -69,6 +69,7 @@ class SiteAgent:
         clock: wall clock.
         observer: sees every step.
         trainers: makes the trainer of a run.
+        deferred_poll_s: how often a task that waits for a person is looked at again.
     """
 
     def __init__(
@@ -79,12 +80,14 @@ class SiteAgent:
         clock: Clock = utc_now,
         observer: Observer | None = None,
         trainers: TrainerFactory = OnDemandTrainer,
+        deferred_poll_s: float = DEFERRED_POLL_S,
     ) -> None:
         self._connection = connection
         self._site = site
         self._clock = clock
         self._observer = observer or (lambda _: None)
         self._worker = Worker(site, trainers)
+        self._deferred_poll_s = deferred_poll_s
         self._deferred: dict[str, Entry] = {}
         self._status = AgentStatus()
         self._stop = threading.Event()
@@ -145,7 +148,7 @@ class SiteAgent:
         self._site.record("federation.connected", detail)
 
     def _next(self) -> None:
-        wait = DEFERRED_POLL_S if self._deferred else POLL_S
+        wait = self._deferred_poll_s if self._deferred else POLL_S
         reply = self._connection.poll(tuple(self._deferred), wait)
         self._touch(activity="waiting", run_id="", round=0)
         for task_id in reply.ended_task_ids:

@@ -261,7 +261,7 @@ class Federation:
         """Run a site's agent in a thread."""
         identity = identity or self.enrolled(site.name)
         connection = CoordinatorConnection(identity, retry=RetryPolicy(first_s=0.05, longest_s=0.2))
-        agent = SiteAgent(connection, site, trainers=site.trainer)
+        agent = SiteAgent(connection, site, trainers=site.trainer, deferred_poll_s=0.2)
         stop = threading.Event()
         thread = threading.Thread(target=agent.run, args=(stop,), daemon=True)
         thread.start()
