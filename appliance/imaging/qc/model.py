@@ -61,6 +61,8 @@ class Protocol:
         border_share_fail: The same before "fail".
         lower_border_share: The same for the lowest border, where the brain stem leaves.
         lower_border_share_fail: The same before "fail".
+        head_top_share: Share of the head's largest section on the top border: (review, fail).
+        head_side_share: The same on the left and right borders.
     """
 
     spacing_mm: tuple[float, float, float] | None = None
@@ -74,6 +76,8 @@ class Protocol:
     border_share_fail: float = 0.5
     lower_border_share: float = 0.4
     lower_border_share_fail: float = 0.7
+    head_top_share: tuple[float, float] = (0.65, 0.8)
+    head_side_share: tuple[float, float] = (0.3, 0.6)
 
 
 Bounds = tuple[float | None, float | None]

@@ -15,6 +15,7 @@ from appliance.imaging.qc import (
     check_geometry,
     check_quality,
 )
+from appliance.imaging.qc.geometry import head_shares
 from appliance.imaging.qc.quality import WORDS, judge_metrics
 from appliance.imaging.qc.signal import (
     air_mask,
@@ -164,8 +165,19 @@ def test_cropping_is_said_with_its_side(axis: int, low: str, high: str) -> None:
         brain = ball((centre[0], centre[1], centre[2]), 60.0)
         image = Volume(brain * 100 + np.random.default_rng(0).random(SHAPE), AFFINE)
         findings = check_geometry(image, None, Volume(brain.astype(np.uint8), AFFINE))
-        assert [f.decision for f in findings] == ["fail"]
-        assert f"cropped: it cuts the brain at the {side}" in findings[0].words
+        assert {f.decision for f in findings} == {"fail"}
+        words = [f.words for f in findings]
+        assert any(f"cropped: it cuts the brain at the {side}" in word for word in words)
+        heads = [word for word in words if "cuts the head" in word]
+        assert len(heads) == (side in ("top", "left", "right"))
+        assert all(f"at the {side} (" in word for word in heads)
+
+
+def test_a_complete_head_is_not_cropped() -> None:
+    image, brain = head()
+    assert check_geometry(image, None, brain) == []
+    assert max(head_shares(image).values()) == 0.0
+    assert set(head_shares(image.with_data(np.zeros(SHAPE))).values()) == {0.0}
 
 
 def test_geometry_against_a_protocol() -> None:
