@@ -16,7 +16,7 @@ setup: $(STAMP) ## virtual environment and Debian packages (prints the download 
 
 check: $(STAMP) ## format, lint, types, import contracts, unit tests (under 3 minutes)
 	@bash packaging/check.sh
-	@$(PY) -m pytest -q -n 2 -m "not integration and not system and not long"
+	@$(PY) -m pytest -q -n 2 --dist loadfile -m "not integration and not system and not long"
 
 test: $(STAMP) ## everything: checks, unit, property, integration and system tests with coverage
 	@bash packaging/test.sh
