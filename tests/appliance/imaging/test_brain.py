@@ -95,7 +95,7 @@ def test_the_face_region_lies_outside_of_the_brain() -> None:
 
 
 def test_a_missing_template_is_said_in_words(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(atlas_module, "TEMPLATE", "absent.nii.gz")
+    monkeypatch.setattr(atlas_module, "TEMPLATE", "absent.nii.gz")  # edge: nilearn's files stay
     load_atlas.cache_clear()
     with pytest.raises(AtlasMissing, match="nilearn"):
         load_atlas(4.0)
