@@ -38,7 +38,7 @@ PATIENCE = 120.0
 
 def long_plan() -> Plan:
     """A plan of which one round takes long enough to be killed in."""
-    return tiny_plan({"training": {"steps_per_round": 60}})
+    return tiny_plan({"training": {"steps_per_round": 200}})
 
 
 @pytest.fixture
@@ -124,8 +124,9 @@ def test_the_process_leaves_the_network_or_says_why(trainer: Trainer) -> None:
 def test_the_process_inherits_no_secret(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("CLINODE_VAULT_KEY", "planted-secret")
     with Trainer(tmp_path, TrainerResources(threads=1)) as trainer:
-        environment = Path(f"/proc/{trainer.pid}/environ").read_bytes()
+        # Once the record is there, so is the program: before its exec(2) the file may be empty.
         found = wait_for(lambda: trainer.isolation(), what="the process's record", seconds=PATIENCE)
+        environment = Path(f"/proc/{trainer.pid}/environ").read_bytes()
     assert b"planted-secret" not in environment
     assert b"OMP_NUM_THREADS=1" in environment
     assert found["threads"] == 1
@@ -141,7 +142,9 @@ def test_errors_of_a_job_reach_the_caller_and_the_process_lives(
     assert trainer.initialise(InitialiseJob(bench.plan, tmp_path / "w")).weights.is_file()
 
 
-def test_closing_ends_a_waiting_job(bench: Bench, trainer: Trainer, tmp_path: Path) -> None:
+def test_closing_ends_a_waiting_job(trainer: Trainer, tmp_path: Path) -> None:
+    # So long that no machine has finished it when the trainer is closed.
+    bench = Bench(tmp_path / "endless", tiny_plan({"training": {"steps_per_round": 5000}}))
     job = TrainJob(bench.plan, bench.data, bench.weights, 0, tmp_path / "update")
     failures: list[Exception] = []
 
