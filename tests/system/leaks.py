@@ -33,12 +33,12 @@ VALUES = (
 )
 DATES = ("PatientBirthDate", "StudyDate", "SeriesDate", "AcquisitionDate", "ContentDate")
 SHORTEST = 6
-UID = re.compile(r"\d+(?:\.\d+){3,}")
+UID = re.compile(r"(?<![\d.])\d{1,4}(?:\.\d{1,40}){3,}")
 TEXT = rb"0-9A-Za-z.^\-_ @/,:+"
 RUN = re.compile(rb"[" + TEXT + rb"]{5,}")
 RUN_16 = re.compile(rb"(?:[" + TEXT + rb"]\x00){5,}")
 BASE64 = re.compile(rb"[A-Za-z0-9+/_-]{24,}={0,2}")
-LARGEST_BASE64 = 64 * 2**20
+EDGE_BYTES = 2 * 2**20
 
 
 @dataclass(frozen=True, slots=True)
@@ -69,7 +69,9 @@ def needles_of(headers: Iterable[pydicom.Dataset]) -> dict[str, str]:
 def headers_below(folder: Path) -> Iterator[pydicom.Dataset]:
     """The header of every DICOM file below a folder."""
     for path in sorted(folder.rglob("*.dcm")):
-        yield pydicom.dcmread(path, stop_before_pixels=True, force=True)
+        yield pydicom.dcmread(
+            path, stop_before_pixels=True, force=True, specific_tags=[*NAMES, *VALUES, *DATES]
+        )
 
 
 def search(paths: Iterable[Path], needles: dict[str, str]) -> list[Hit]:
@@ -97,8 +99,19 @@ def texts(file: Path) -> Iterator[str]:
     content = file.read_bytes()
     for layer in layers(content):
         runs = [run.lower() for run in RUN.findall(layer)]
-        runs += [run.replace(b"\x00", b"").lower() for run in RUN_16.findall(layer)]
+        runs += [run.replace(b"\x00", b"").lower() for run in RUN_16.findall(edges(layer))]
         yield b"\n".join(runs).decode("ascii")
+
+
+def edges(content: bytes) -> bytes:
+    """The content; of voxel arrays only both ends, where headers and trailers are.
+
+    Plain text is searched in every byte. UTF-16 and base64 hold an identifier only where somebody
+    wrote text, and whole arrays of millions of numbers take minutes.
+    """
+    if len(content) <= 2 * EDGE_BYTES:
+        return content
+    return content[:EDGE_BYTES] + content[-EDGE_BYTES:]
 
 
 def layers(content: bytes, depth: int = 0) -> Iterator[bytes]:
@@ -111,8 +124,8 @@ def layers(content: bytes, depth: int = 0) -> Iterator[bytes]:
             yield from layers(zlib.decompressobj(47).decompress(content), depth + 1)
         except zlib.error:
             return
-    elif len(content) < LARGEST_BASE64:
-        for run in BASE64.findall(content):
+    else:
+        for run in BASE64.findall(edges(content)):
             padded = run.rstrip(b"=") + b"=" * (-len(run.rstrip(b"=")) % 4)
             try:
                 yield from layers(base64.b64decode(padded, altchars=None), depth + 1)
