@@ -1,6 +1,6 @@
 #!/usr/bin/env bash
 # Wheels of clinode and everything it needs in one folder, for a machine without network:
-#   python3 -m venv /opt/clinode && /opt/clinode/bin/pip install --no-index --find-links WHEELS clinode
+#   python3 -m venv /opt/clinode && /opt/clinode/bin/pip install --no-index -f WHEELS clinode
 set -euo pipefail
 cd "$(dirname "$0")/.."
 out=dist/wheels
