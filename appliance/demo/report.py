@@ -27,7 +27,8 @@ section { background: var(--paper); border: 1px solid var(--line); border-radius
   padding: 18px 20px; margin: 0 0 18px; }
 .verdict { border-left: 6px solid var(--model); } .verdict.bad { border-left-color: var(--bad); }
 table { border-collapse: collapse; width: 100%; font-variant-numeric: tabular-nums; }
-th, td { text-align: right; font-size: 13.5px; padding: 5px 6px; border-bottom: 1px solid var(--line); }
+th, td { text-align: right; font-size: 13.5px; padding: 5px 6px;
+  border-bottom: 1px solid var(--line); }
 th { font-size: 12px; color: var(--soft); font-weight: 600; vertical-align: bottom; }
 th:first-child, td:first-child, td.text, th.text { text-align: left; }
 td:first-child, .wide td { white-space: nowrap; } .wide td.long { white-space: normal; }
