@@ -38,7 +38,6 @@ TEXT = rb"0-9A-Za-z.^\-_ @/,:+"
 RUN = re.compile(rb"[" + TEXT + rb"]{5,}")
 RUN_16 = re.compile(rb"(?:[" + TEXT + rb"]\x00){5,}")
 BASE64 = re.compile(rb"[A-Za-z0-9+/_-]{24,}={0,2}")
-EDGE_BYTES = 2 * 2**20
 
 
 @dataclass(frozen=True, slots=True)
@@ -99,19 +98,8 @@ def texts(file: Path) -> Iterator[str]:
     content = file.read_bytes()
     for layer in layers(content):
         runs = [run.lower() for run in RUN.findall(layer)]
-        runs += [run.replace(b"\x00", b"").lower() for run in RUN_16.findall(edges(layer))]
+        runs += [run.replace(b"\x00", b"").lower() for run in RUN_16.findall(layer)]
         yield b"\n".join(runs).decode("ascii")
-
-
-def edges(content: bytes) -> bytes:
-    """The content; of voxel arrays only both ends, where headers and trailers are.
-
-    Plain text is searched in every byte. UTF-16 and base64 hold an identifier only where somebody
-    wrote text, and whole arrays of millions of numbers take minutes.
-    """
-    if len(content) <= 2 * EDGE_BYTES:
-        return content
-    return content[:EDGE_BYTES] + content[-EDGE_BYTES:]
 
 
 def layers(content: bytes, depth: int = 0) -> Iterator[bytes]:
@@ -125,7 +113,7 @@ def layers(content: bytes, depth: int = 0) -> Iterator[bytes]:
         except zlib.error:
             return
     else:
-        for run in BASE64.findall(edges(content)):
+        for run in BASE64.findall(content):
             padded = run.rstrip(b"=") + b"=" * (-len(run.rstrip(b"=")) % 4)
             try:
                 yield from layers(base64.b64decode(padded, altchars=None), depth + 1)
