@@ -24,6 +24,10 @@ MAX_SETTINGS_BYTES = 1_048_576
 
 _AE_TITLE = re.compile(r"[\x20-\x5b\x5d-\x7e]{1,16}")
 _SLUG = re.compile(r"[a-z0-9][a-z0-9-]{0,62}")
+_WINDOW = re.compile(
+    r"([a-z]{3}(-[a-z]{3})?) ([01]\d|2[0-3]):[0-5]\d-(([01]\d|2[0-3]):[0-5]\d|24:00)"
+)
+_DAYS = ("mon", "tue", "wed", "thu", "fri", "sat", "sun")
 _HOST_LABEL = re.compile(r"[A-Za-z0-9]([A-Za-z0-9-]{0,61}[A-Za-z0-9])?")
 
 
@@ -80,6 +84,16 @@ def _option(value: str) -> str:
     return value
 
 
+def _window(value: str) -> str:
+    text = " ".join(value.lower().split())
+    days = text.split(" ", 1)[0].split("-")
+    if not _WINDOW.fullmatch(text) or not set(days) <= set(_DAYS):
+        raise ValueError(
+            "expected days and times such as 'mon-fri 19:00-06:00' or 'sat 00:00-24:00'"
+        )
+    return text
+
+
 def _as_tuple(value: object) -> object:
     return (value,) if isinstance(value, str) else value
 
@@ -108,6 +122,17 @@ class NodeSection(Section):
     """IANA zone of the hospital's clocks; schedules are in it."""
 
 
+class TlsSection(Section):
+    """DICOM TLS (PS3.15 Annex B): our certificate and whom we believe. PEM files."""
+
+    certificate: Path
+    key: Path
+    """Private key without passphrase; only the service's user may read it."""
+    authorities: Path
+    """Certificates of the authorities whose peers are believed."""
+    profile: Literal["bcp195", "non-downgrading"] = "bcp195"
+
+
 class DicomSection(Section):
     """The node's own application entity (Storage and Verification SCP)."""
 
@@ -118,6 +143,12 @@ class DicomSection(Section):
     """TCP port of the receiver; 0 lets the system choose (tests)."""
     allowed_ae: tuple[AETitle, ...] = ()
     """Calling AE titles that may store; the configured PACS are always added."""
+    receiver_processes: Annotated[int, Field(ge=1, le=16)] = 1
+    """Processes that receive on the one port."""
+    max_associations: Annotated[int, Field(ge=1, le=256)] = 8
+    """Associations that the receiver holds at once; more are rejected for the moment."""
+    tls: TlsSection | None = None
+    """Our certificate: the receiver then takes TLS only, and PACS with ``tls = true`` see it."""
 
 
 class QuerySection(Section):
@@ -130,13 +161,50 @@ class QuerySection(Section):
     """StudyDescription; the wildcards ``*`` and ``?`` of PS3.4 C.2.2.2.4 are allowed."""
 
 
+class WebSection(Section):
+    """Where a PACS speaks DICOMweb (PS3.18)."""
+
+    url: Annotated[str, Field(pattern=r"\Ahttps?://[^\s]{1,2000}\z")]
+    """The service's root, such as ``https://pacs.example.org/dicom-web``."""
+    qido_prefix: str = ""
+    """Path below the root for queries (QIDO-RS), empty for the root itself."""
+    wado_prefix: str = ""
+    """Path below the root for retrieval (WADO-RS)."""
+    stow_prefix: str = ""
+    """Path below the root for storing (STOW-RS)."""
+    token_file: Path | None = None
+    """File with a bearer token; read anew for each request."""
+    user: str = ""
+    """User for HTTP basic authentication; needs `password_file`."""
+    password_file: Path | None = None
+    authorities: Path | None = None
+    """Certificates (PEM) that vouch for the server; empty uses the system's."""
+
+
 class PacsSection(Section):
     """One PACS that the node talks to."""
 
     name: Slug
-    ae_title: AETitle
-    host: Host
-    port: Port
+    transport: Literal["dimse", "dicomweb"] = "dimse"
+    """How the node talks to it: DIMSE needs AE title, host and port, DICOMweb needs ``web``."""
+    ae_title: AETitle = "PACS"
+    host: Host = "localhost"
+    port: Port = 104
+    tls: bool = False
+    """DICOM TLS towards this PACS; needs ``[dicom.tls]``."""
+    web: WebSection | None = None
+    retrieve: Literal["move", "get"] = "move"
+    """C-MOVE, or C-GET where the PACS cannot be told about this node."""
+    associations: Annotated[int, Field(ge=1, le=8)] = 1
+    """Associations at once; a PACS expects one unless its administrator says otherwise."""
+    instances_per_second: Annotated[float, Field(gt=0.0)] | None = None
+    """Retrieve no faster than this; None does not slow down."""
+    windows: tuple[Annotated[str, AfterValidator(_window)], ...] = ()
+    """When to retrieve, in the site's time zone, such as ``mon-fri 19:00-06:00``; empty: always."""
+    find_limit: Annotated[int, Field(ge=1)] | None = None
+    """The most answers that this PACS gives to one query, where it is known to cut off."""
+    commitment: bool = False
+    """Ask for storage commitment (PS3.4 Annex J) of results that were sent to it."""
     role: Annotated[
         tuple[Literal["query", "results"], ...], BeforeValidator(_as_tuple), Field(min_length=1)
     ] = ("query",)
@@ -151,6 +219,8 @@ class IntakeSection(Section):
     """Ask the PACS as soon as the service runs."""
     every_s: Annotated[float, Field(ge=1.0)] = 900.0
     """Seconds between two queries."""
+    reopen: Literal["auto", "ask"] = "auto"
+    """Late source images of a study that was processed: a new version, or wait for a person."""
     instance_modalities: tuple[str, ...] = ("MR", "SEG")
     """Series of other modalities are left in the PACS; an empty tuple takes all."""
     max_instances_per_study: Annotated[int, Field(ge=1)] = 20_000
@@ -242,6 +312,18 @@ class ResultsSection(Section):
     """``none``: every result is held until a person releases it."""
     destination: Slug | None = None
     """Name of the PACS, with the role ``results``, that released results are sent to."""
+    form: Annotated[
+        tuple[Literal["seg", "sr", "sc"], ...], BeforeValidator(_as_tuple), Field(min_length=1)
+    ] = ("seg", "sr")
+    """What is made: segmentation, measurement report, pictures for viewers that show neither."""
+    disclaimer: Annotated[str, Field(min_length=1, max_length=200)] = (
+        "Research result of clinode. Not for diagnostic use."
+    )
+    """Wording in report and pictures."""
+    send_no_finding: bool = True
+    """Whether a report that nothing was found is sent like other results."""
+    commitment_hours: Annotated[float, Field(gt=0.0, le=720.0)] = 24.0
+    """How long the PACS may take to report storage commitment."""
 
 
 class CoordinatorSection(Section):
@@ -290,7 +372,8 @@ class Settings(Section):
 
     def allowed_ae(self) -> frozenset[str]:
         """Every calling AE title that may store at the node."""
-        return frozenset((*self.dicom.allowed_ae, *(pacs.ae_title for pacs in self.pacs)))
+        peers = (pacs.ae_title for pacs in self.pacs if pacs.transport == "dimse")
+        return frozenset((*self.dicom.allowed_ae, *peers))
 
 
 def parse_settings(text: str) -> Settings:
@@ -433,4 +516,23 @@ def _cross_problems(document: Mapping[str, Any]) -> list[str]:
         first, last = query.get("study_date_from"), query.get("study_date_to")
         if isinstance(first, date) and isinstance(last, date) and first > last:
             problems.append(f"pacs.{number}.query: study_date_from is after study_date_to")
+        problems.extend(f"pacs.{number}{text}" for text in _transport_problems(table, document))
+    return problems
+
+
+def _transport_problems(pacs: Mapping[str, Any], document: Mapping[str, Any]) -> list[str]:
+    """What one PACS lacks for its way of talking."""
+    problems = []
+    web = pacs.get("web")
+    if pacs.get("transport", "dimse") == "dicomweb":
+        if not isinstance(web, Mapping):
+            problems.append(".web is required where transport is 'dicomweb'")
+        elif bool(web.get("user")) != bool(web.get("password_file")):
+            problems.append(".web: user and password_file go together")
+        return problems
+    problems.extend(
+        f".{key} is required" for key in ("ae_title", "host", "port") if key not in pacs
+    )
+    if pacs.get("tls") is True and not _table(_table(document, "dicom"), "tls"):
+        problems.append(".tls needs our own certificate in [dicom.tls]")
     return problems

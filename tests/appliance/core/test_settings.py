@@ -172,3 +172,30 @@ def test_any_valid_settings_survive_the_file(
     )
     assert isinstance(settings, Settings)
     assert parse_settings(settings_toml(settings)) == settings
+
+
+def test_transport_of_a_pacs_is_complete() -> None:
+    head = '[node]\nsite = "a"\n[[pacs]]\nname = "p"\n'
+    web = 'transport = "dicomweb"\n'
+    assert problems_of(head) == tuple(
+        f"pacs.0.{key} is required" for key in ("ae_title", "host", "port")
+    )
+    assert problems_of(head + web) == ("pacs.0.web is required where transport is 'dicomweb'",)
+    url = '[pacs.web]\nurl = "https://pacs.example.org/dicom-web"\n'
+    assert problems_of(head + web + url + 'user = "u"\n') == (
+        "pacs.0.web: user and password_file go together",
+    )
+    settings = parse_settings(head + web + url)
+    assert settings.allowed_ae() == frozenset()
+    address = 'ae_title = "P"\nhost = "p"\nport = 104\n'
+    assert problems_of(head + address + "tls = true\n") == (
+        "pacs.0.tls needs our own certificate in [dicom.tls]",
+    )
+
+
+@pytest.mark.parametrize("text", ["mon-fri 19:00-06:00", "SAT 00:00-24:00"])
+def test_windows_are_days_and_times(text: str) -> None:
+    head = '[node]\nsite = "a"\n[[pacs]]\nname = "p"\nae_title = "P"\nhost = "p"\nport = 104\n'
+    settings = parse_settings(f'{head}windows = ["{text}"]\n')
+    assert settings.pacs[0].windows == (text.lower(),)
+    assert "expected days and times" in problems_of(f'{head}windows = ["nightly"]\n')[0]
