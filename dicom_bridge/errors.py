@@ -18,6 +18,14 @@ class SegRefused(DataRefused):
     """A segmentation object cannot be read or must not be written."""
 
 
+class ReportRefused(DataRefused):
+    """A measurement report must not be written, or does not read back."""
+
+
+class CaptureRefused(DataRefused):
+    """Pictures of a result must not be written."""
+
+
 class SettingsRefused(DicomBridgeError):
     """Wrong configuration or arguments: a person must correct them, retrying is vain."""
 

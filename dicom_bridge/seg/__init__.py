@@ -2,12 +2,15 @@
 
 from dicom_bridge.seg.check import check_seg
 from dicom_bridge.seg.expert import ExpertPolicy, is_expert, is_own_result
+from dicom_bridge.seg.lesions import lesions_of
 from dicom_bridge.seg.model import (
     BRAIN,
     LESION,
     MANUFACTURER,
     MORPHOLOGICALLY_ABNORMAL,
     Code,
+    Finding,
+    Lesion,
     NoFinding,
     SegContent,
     SegmentSpec,
@@ -25,6 +28,8 @@ __all__ = [
     "MORPHOLOGICALLY_ABNORMAL",
     "Code",
     "ExpertPolicy",
+    "Finding",
+    "Lesion",
     "NoFinding",
     "SegContent",
     "SegRequest",
@@ -34,6 +39,7 @@ __all__ = [
     "check_seg",
     "is_expert",
     "is_own_result",
+    "lesions_of",
     "read_seg",
     "read_seg_alone",
     "referenced_series",

@@ -16,6 +16,9 @@ from dicom_bridge.errors import SegRefused
 from dicom_bridge.geometry import FloatArray
 
 AlgorithmType = Literal["AUTOMATIC", "SEMIAUTOMATIC", "MANUAL"]
+SegForm = Literal["binary", "labelmap"]
+LesionForm = Literal["together", "each"]
+Coverage = Literal["whole", "part"]
 MANUFACTURER = "clinode"
 RESEARCH = "RESEARCH"
 
@@ -59,8 +62,9 @@ class SegmentSpec:
         algorithm_version: version (model id, 64 characters at most); required unless MANUAL.
         colour: recommended display colour, sRGB 0 to 255.
         region: anatomic region; None leaves it out.
-        tracking_id: TrackingID; None leaves TrackingID and TrackingUID out.
-        tracking_uid: TrackingUID that goes with it.
+        tracking_id: TrackingID; None takes the label and number.
+        tracking_uid: TrackingUID that goes with it; None derives it from the SEG's UID.
+        algorithm_parameters: (name, value) pairs of AlgorithmParameters, such as the plan's hash.
     """
 
     number: int
@@ -74,6 +78,49 @@ class SegmentSpec:
     region: Code | None = None
     tracking_id: str | None = None
     tracking_uid: str | None = None
+    algorithm_parameters: tuple[tuple[str, str], ...] = ()
+
+
+@dataclass(frozen=True, slots=True)
+class Lesion:
+    """One connected piece of a mask.
+
+    Attributes:
+        number: 1 to n, largest first.
+        voxels: voxels in it.
+        volume_ml: its volume.
+        centroid: centre of mass, LPS mm.
+        tracking_id: text for TrackingID.
+        tracking_uid: deterministic UID for TrackingUID.
+    """
+
+    number: int
+    voxels: int
+    volume_ml: float
+    centroid: tuple[float, float, float]
+    tracking_id: str
+    tracking_uid: str
+
+
+@dataclass(frozen=True, slots=True)
+class Finding:
+    """What one label of a written SEG holds: what a measurement report is made of.
+
+    Attributes:
+        spec: the label's meaning as asked for.
+        volume_ml: volume of all voxels on the source grid.
+        tracking_id: TrackingID of the whole.
+        tracking_uid: TrackingUID of the whole.
+        lesions: connected pieces on the source grid, largest first.
+        segments: SegmentNumber of each lesion: one and the same where all lie in one segment.
+    """
+
+    spec: SegmentSpec
+    volume_ml: float
+    tracking_id: str
+    tracking_uid: str
+    lesions: tuple[Lesion, ...]
+    segments: tuple[int, ...]
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -97,6 +144,10 @@ class SegRequest:
         patient_overrides: fresh patient and study attributes by keyword, as the PACS gave them.
         manufacturer: Manufacturer and model; `clinode` marks a result of ours.
         software_version: SoftwareVersions; None takes clinode's.
+        form: "binary" opens everywhere; "labelmap" (Label Map Segmentation) in new viewers only.
+        lesions: "together": one segment per label, tracked as a whole; "each": one segment per
+            connected piece (hundreds of segments make viewers slow).
+        coverage: "part" takes a mask that covers only part of the series; the rest is background.
     """
 
     source: SourceSeries
@@ -115,6 +166,9 @@ class SegRequest:
     patient_overrides: Mapping[str, str] = field(default_factory=dict, repr=False)
     manufacturer: str = MANUFACTURER
     software_version: str | None = None
+    form: SegForm = "binary"
+    lesions: LesionForm = "together"
+    coverage: Coverage = "whole"
 
 
 @dataclass(frozen=True, slots=True)
@@ -129,6 +183,8 @@ class SegWritten:
         sop_instance_uid: as asked for.
         series_instance_uid: as asked for.
         series_number: as written.
+        sop_class_uid: Segmentation or Label Map Segmentation Storage.
+        findings: what each label holds, for `dicom_bridge.sr.write_report`.
     """
 
     path: Path
@@ -138,6 +194,8 @@ class SegWritten:
     sop_instance_uid: str
     series_instance_uid: str
     series_number: int
+    sop_class_uid: str = "1.2.840.10008.5.1.4.1.1.66.4"
+    findings: tuple[Finding, ...] = ()
 
 
 @dataclass(frozen=True, slots=True, eq=False)

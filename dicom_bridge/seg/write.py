@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 import importlib.metadata
 import io
 from collections.abc import Sequence
@@ -22,6 +21,7 @@ from dicom_bridge.convert.series import write_atomically
 from dicom_bridge.convert.source import PATIENT_KEYWORDS, STUDY_KEYWORDS, SourceSeries
 from dicom_bridge.errors import SegRefused
 from dicom_bridge.geometry import covers, resample_labels
+from dicom_bridge.seg.lesions import derived_uid
 from dicom_bridge.seg.model import (
     RESEARCH,
     Code,
@@ -272,12 +272,6 @@ def _finish(dataset: Dataset, request: SegRequest) -> None:
     for item in dataset.get("ContributingEquipmentSequence") or []:
         item.ContributionDateTime = when.strftime("%Y%m%d%H%M%S")
     _exact_geometry(dataset, source)
-
-
-def derived_uid(uid: str, purpose: str) -> str:
-    """A UID that follows from another one and a purpose (PS3.5 annex B.2, 2.25 + 128 bits)."""
-    digest = hashlib.sha256(f"{purpose}\0{uid}".encode()).digest()
-    return f"2.25.{int.from_bytes(digest[:16], 'big')}"
 
 
 def _exact_geometry(dataset: Dataset, source: SourceSeries) -> None:
