@@ -4,6 +4,7 @@ from dicom_bridge.net import stack as _stack
 from dicom_bridge.net.client import PacsClient
 from dicom_bridge.net.intake import Inbox
 from dicom_bridge.net.model import (
+    CommitmentReport,
     EchoResult,
     InstanceRef,
     MoveOutcome,
@@ -18,11 +19,13 @@ from dicom_bridge.net.model import (
 from dicom_bridge.net.move import MoveTarget
 from dicom_bridge.net.receiver import Receiver, ReceiverCounts, ReceiverSettings
 from dicom_bridge.net.retrieve import RetrievePolicy, RetrieveReport, retrieve_study
+from dicom_bridge.net.tls import TlsFiles, client_context, server_context
 from dicom_bridge.net.words import describe_rejection, describe_status
 
 _stack.configure()
 
 __all__ = [
+    "CommitmentReport",
     "EchoResult",
     "Inbox",
     "InstanceRef",
@@ -41,7 +44,10 @@ __all__ = [
     "StudyCriteria",
     "StudyMatch",
     "Timeouts",
+    "TlsFiles",
+    "client_context",
     "describe_rejection",
     "describe_status",
     "retrieve_study",
+    "server_context",
 ]

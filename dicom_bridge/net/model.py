@@ -6,7 +6,7 @@ Values that hold a patient's data mask themselves in ``repr`` so that no log lin
 from __future__ import annotations
 
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from datetime import date
 from pathlib import Path
@@ -284,3 +284,23 @@ class SendOutcome:
         if self.status is None:
             return False
         return self.status in (0x0000, 0x0001) or 0xB000 <= self.status <= 0xBFFF
+
+
+@dataclass(frozen=True, slots=True)
+class CommitmentReport:
+    """What a PACS says about safekeeping (storage commitment, PS3.4 J.3.3).
+
+    Attributes:
+        transaction_uid: the request that this answers.
+        committed: SOP Instance UIDs that the PACS keeps.
+        failed: SOP Instance UIDs that it does not, with the Failure Reason (PS3.3 C.14.1.1).
+    """
+
+    transaction_uid: str
+    committed: frozenset[str] = field(repr=False)
+    failed: Mapping[str, int] = field(repr=False)
+
+    @property
+    def complete(self) -> bool:
+        """Whether everything that was asked about is committed."""
+        return not self.failed
