@@ -177,28 +177,30 @@ _BY_VERIFY_CODE: dict[int, str] = {
 _BY_REASON: dict[str, str] = {
     "WRONG_VERSION_NUMBER": "it speaks no TLS on this port; use its TLS port, or tls = false",
     "HTTP_REQUEST": "it speaks HTTP instead of TLS; check host and port",
-    "ALERT_UNKNOWN_CA": "it does not know the authority of our certificate; ask its administrator to add "
-    "it",
-    "CERTIFICATE_EXPIRED": "it says that our certificate has expired; renew the certificate in [dicom.tls]",
+    "ALERT_UNKNOWN_CA": "it does not know the authority of our certificate; ask its "
+    "administrator to add it",
+    "CERTIFICATE_EXPIRED": "it says that our certificate has expired; renew the certificate in "
+    "[dicom.tls]",
     "CERTIFICATE_REVOKED": "it says that our certificate was revoked; get a new one",
     "CERTIFICATE_REQUIRED": "it asks for a certificate that we did not show; check [dicom.tls]",
-    "PEER_DID_NOT_RETURN_A_CERTIFICATE": "it showed no certificate; ask its administrator to enable TLS client "
-    "authentication",
-    "BAD_CERTIFICATE": "it refuses our certificate; ask its administrator which authority it must come "
-    "from",
-    "CERTIFICATE_UNKNOWN": "it refuses our certificate; ask its administrator which authority it must come "
-    "from",
-    "UNSUPPORTED_CERTIFICATE": "it cannot use our certificate; ask its administrator for the kinds that it takes",
-    "PROTOCOL_VERSION": "it has no TLS version in common with us (1.2 or 1.3); ask its administrator to "
-    "update it",
-    "UNSUPPORTED_PROTOCOL": "it has no TLS version in common with us (1.2 or 1.3); ask its administrator to "
-    "update it",
-    "NO_SHARED_CIPHER": "it has no cipher suite in common with us; ask its administrator for a BCP 195 "
-    "profile",
-    "HANDSHAKE_FAILURE": "it has no cipher suite in common with us, or wants another certificate; ask its "
-    "administrator for a BCP 195 profile",
-    "UNEXPECTED_EOF": "it ended the connection during the handshake; it may speak no TLS on this port, "
-    "or refuse our certificate",
+    "PEER_DID_NOT_RETURN_A_CERTIFICATE": "it showed no certificate; ask its administrator to "
+    "enable TLS client authentication",
+    "BAD_CERTIFICATE": "it refuses our certificate; ask its administrator which authority it "
+    "must come from",
+    "CERTIFICATE_UNKNOWN": "it refuses our certificate; ask its administrator which authority it "
+    "must come from",
+    "UNSUPPORTED_CERTIFICATE": "it cannot use our certificate; ask its administrator for the "
+    "kinds that it takes",
+    "PROTOCOL_VERSION": "it has no TLS version in common with us (1.2 or 1.3); ask its "
+    "administrator to update it",
+    "UNSUPPORTED_PROTOCOL": "it has no TLS version in common with us (1.2 or 1.3); ask its "
+    "administrator to update it",
+    "NO_SHARED_CIPHER": "it has no cipher suite in common with us; ask its administrator for a "
+    "BCP 195 profile",
+    "HANDSHAKE_FAILURE": "it has no cipher suite in common with us, or wants another "
+    "certificate; ask its administrator for a BCP 195 profile",
+    "UNEXPECTED_EOF": "it ended the connection during the handshake; it may speak no TLS on this "
+    "port, or refuse our certificate",
 }
 """By OpenSSL's reason; the first that is part of it counts."""
 
