@@ -126,7 +126,7 @@ class NodeState:
             passed_qc=passed(State.CHECKED),
             quarantined=len(quarantined),
             ready=len(ready),
-            trained=sum(study.case in trained for study in studies),
+            trained=sum(any(v.case in trained for v in s.versions()) for s in studies),
             quarantine_reasons=dict(Counter(study.reason for study in quarantined)),
             missing_inputs=dict(missing),
         )

@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import TypeAlias
 
 from appliance.errors import ApplianceError
-from appliance.store.schema import SCHEMA_VERSION, TABLES
+from appliance.store.schema import MIGRATIONS, SCHEMA_VERSION, TABLES
 
 Value: TypeAlias = str | int | float | None
 
@@ -53,6 +53,17 @@ class Database:
                 self._connection.close()
                 os.close(self._lock_descriptor)
                 self._lock_descriptor = -1
+
+    def scrub(self) -> None:
+        """Leave no byte of what was deleted: write the journal back and cut it to nothing.
+
+        Raises:
+            StoreBusy: another connection reads the file just now.
+        """
+        with self._mutex:
+            busy = self._connection.execute("PRAGMA wal_checkpoint(TRUNCATE)").fetchone()[0]
+        if busy:
+            raise StoreBusy("another program reads state.sqlite: close it, then repeat the erasure")
 
     @contextmanager
     def transaction(self) -> Iterator[None]:
@@ -106,6 +117,7 @@ def _open(path: Path) -> sqlite3.Connection:
         connection.execute("PRAGMA journal_mode=WAL")
         connection.execute("PRAGMA synchronous=FULL")
         connection.execute("PRAGMA foreign_keys=ON")
+        connection.execute("PRAGMA secure_delete=ON")
         _prepare(connection)
     except sqlite3.DatabaseError as error:
         connection.close()
@@ -118,10 +130,10 @@ def _open(path: Path) -> sqlite3.Connection:
 
 def _prepare(connection: sqlite3.Connection) -> None:
     version = int(connection.execute("PRAGMA user_version").fetchone()[0])
-    if version == SCHEMA_VERSION:
-        return
-    if version != 0:
+    if version > SCHEMA_VERSION:
         raise StoreInvalid(
             f"state.sqlite has schema version {version}, this program knows {SCHEMA_VERSION}"
         )
-    connection.executescript(f"BEGIN; {TABLES} PRAGMA user_version={SCHEMA_VERSION}; COMMIT;")
+    for number, statements in enumerate((TABLES, *MIGRATIONS), start=1):
+        if number > version:
+            connection.executescript(f"BEGIN; {statements} PRAGMA user_version={number}; COMMIT;")

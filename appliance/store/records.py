@@ -442,6 +442,7 @@ class ActivityStore:
 
 
 def _dataset(row: sqlite3.Row) -> DatasetRow:
+    erased = json.loads(row["erased"])
     return DatasetRow(
         name=row["name"],
         state=DatasetState(row["state"]),
@@ -451,10 +452,11 @@ def _dataset(row: sqlite3.Row) -> DatasetRow:
         frozen_at=row["frozen_at"],
         decided_at=row["decided_at"],
         decided_by=row["decided_by"],
-        cases=row["cases"],
-        training=row["training"],
-        test=row["test"],
-        unlabelled=row["unlabelled"],
+        cases=row["cases"] + sum(erased.values()),
+        training=row["training"] + erased.get("train", 0),
+        test=row["test"] + erased.get("test", 0),
+        unlabelled=row["unlabelled"] + erased.get("infer", 0),
+        erased=sum(erased.values()),
     )
 
 

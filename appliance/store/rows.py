@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from enum import StrEnum
 
 from appliance.pipeline.states import Stage, State
@@ -64,7 +64,9 @@ class StudyRow:
         received: instances that are here.
         late: instances that the PACS listed only after the study was fetched.
         inputs: canonical modalities present.
+        session: BIDS session label of the present version.
         facts: further values of a closed vocabulary (counts, engine versions, volumes).
+        version: 1, and one more each time the study was reopened after it had been `ready`.
     """
 
     study_key: str
@@ -88,11 +90,36 @@ class StudyRow:
     qc_decision: str
     qc_released: bool
     facts: Mapping[str, JSON] = field(default_factory=dict)
+    version: int = 1
 
     @property
     def case(self) -> str:
-        """The study's name in the research zone: ``sub-<label>_ses-<label>``."""
+        """The name of this version in the research zone: ``sub-<label>_ses-<label>``."""
         return f"sub-{self.subject}_ses-{self.session}"
+
+    @property
+    def version_key(self) -> str:
+        """The study's key, with ``v2`` and so on behind it for a later version."""
+        return version_label(self.study_key, self.version)
+
+    def at(self, version: int) -> StudyRow:
+        """The study as an earlier version named its files; the state is the present one."""
+        base = self.session if self.version == 1 else self.session.removesuffix(f"v{self.version}")
+        return replace(self, session=version_label(base, version), version=version)
+
+    def versions(self) -> tuple[StudyRow, ...]:
+        """All versions, the first one first."""
+        return tuple(self.at(number) for number in range(1, self.version + 1))
+
+
+def version_label(base: str, version: int) -> str:
+    """The name of a version: version 1 has the plain name.
+
+    Examples:
+        >>> version_label("abcdefgh", 1), version_label("abcdefgh", 2)
+        ('abcdefgh', 'abcdefghv2')
+    """
+    return base if version == 1 else f"{base}v{version}"
 
 
 @dataclass(frozen=True, slots=True)
@@ -136,7 +163,12 @@ class Funnel:
 
 @dataclass(frozen=True, slots=True)
 class DatasetRow:
-    """A data set: a named, later frozen, set of studies."""
+    """A data set: a named, later frozen, set of studies.
+
+    Attributes:
+        cases: members at the freeze; `training`, `test` and `unlabelled` divide them.
+        erased: of these, how many were erased since because their patient was withdrawn.
+    """
 
     name: str
     state: DatasetState
@@ -150,6 +182,7 @@ class DatasetRow:
     training: int
     test: int
     unlabelled: int
+    erased: int = 0
 
 
 @dataclass(frozen=True, slots=True)

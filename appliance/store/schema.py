@@ -2,11 +2,11 @@
 
 No column holds an identifier: studies are named by `study_key`, patients by pseudonym, instances
 by a keyed hash. Times are UTC ISO 8601 text, durations seconds, volumes ml.
+
+`TABLES` is version 1; every later version is an entry of `MIGRATIONS`.
 """
 
 from __future__ import annotations
-
-SCHEMA_VERSION = 1
 
 TABLES = """
 CREATE TABLE studies (
@@ -143,3 +143,14 @@ CREATE TABLE activity (
   detail TEXT NOT NULL
 ) STRICT;
 """
+
+MIGRATIONS: tuple[str, ...] = (
+    # 2: versions of a study after late images; how many members of a data set were erased, by use
+    """
+ALTER TABLE studies ADD COLUMN version INTEGER NOT NULL DEFAULT 1;
+ALTER TABLE datasets ADD COLUMN erased TEXT NOT NULL DEFAULT '{}';
+""",
+)
+"""What each later version changes, in order; a new file goes through all of them too."""
+
+SCHEMA_VERSION = 1 + len(MIGRATIONS)

@@ -22,7 +22,7 @@ from appliance.pipeline.states import (
     arrow_of,
 )
 from appliance.store.database import Database, Value
-from appliance.store.rows import NewStudy, StageRun, StudyRow
+from appliance.store.rows import NewStudy, StageRun, StudyRow, version_label
 from federation.canonical import JSON
 from federation.clock import Clock, stamp
 
@@ -251,6 +251,8 @@ class StudyStore:
     def apply(self, study_key: str, event: Event, *, reason: str = "") -> StudyRow:
         """Do what a person asked for: retry, release, reopen or withdraw.
 
+        A study that was `ready` is reopened as a new version; its present files keep their name.
+
         Raises:
             NotFound: no such study.
             NotAllowed: the study's state does not permit it.
@@ -273,7 +275,8 @@ class StudyStore:
             )
             if event is Event.REOPEN:
                 self._database.execute(
-                    "UPDATE studies SET late = 0 WHERE study_key = ?", (study_key,)
+                    "UPDATE studies SET late = 0, version = version + ? WHERE study_key = ?",
+                    (int(study.state is State.READY), study_key),
                 )
             self._database.execute(
                 "UPDATE stage_runs SET outcome = 'interrupted', finished = ?"
@@ -458,7 +461,7 @@ def _study(row: sqlite3.Row) -> StudyRow:
         study_key=row["study_key"],
         patient_key=row["patient_key"],
         subject=row["subject"],
-        session=row["session"],
+        session=version_label(row["session"], row["version"]),
         pacs=row["pacs"],
         state=State(row["state"]),
         stage=Stage(row["stage"]) if row["stage"] else None,
@@ -476,6 +479,7 @@ def _study(row: sqlite3.Row) -> StudyRow:
         qc_decision=row["qc_decision"],
         qc_released=bool(row["qc_released"]),
         facts=json.loads(row["facts"]),
+        version=row["version"],
     )
 
 

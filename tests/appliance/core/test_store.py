@@ -25,6 +25,7 @@ from appliance.store import (
     StoreBusy,
     StoreInvalid,
 )
+from appliance.store.schema import TABLES
 from tests.appliance.core.values import Clock
 
 
@@ -292,3 +293,34 @@ def test_no_order_of_events_loses_or_doubles_a_study(tmp_path: Path, steps: list
             assert len(running) == (1 if node.studies.get(key).claim else 0)
     finally:
         node.close()
+
+
+def test_a_file_of_the_first_version_is_brought_up(tmp_path: Path) -> None:
+    path = tmp_path / "state.sqlite"
+    with sqlite3.connect(path) as connection:
+        connection.executescript(f"{TABLES} PRAGMA user_version = 1;")
+        connection.execute(
+            "INSERT INTO studies (study_key, patient_key, subject, session, pacs, state, found_at,"
+            " updated_at) VALUES ('st000000000001','pt0','p0','s1','main','ready','t','t')"
+        )
+    connection.close()
+    for _ in range(2):
+        node = NodeState(path)
+        row = node.studies.get(study(1).study_key)
+        node.close()
+        assert (row.version, row.case) == (1, "sub-p0_ses-s1")
+
+
+def test_a_ready_study_is_reopened_as_a_new_version(state: NodeState) -> None:
+    state.studies.add(study(1))
+    key = study(1).study_key
+    bring(state, key, State.READY)
+    state.studies.note_late(key, 2)
+    row = state.studies.apply(key, Event.REOPEN)
+    assert (row.state, row.version, row.late) == (State.FOUND, 2, 0)
+    assert (row.case, row.version_key) == ("sub-p0_ses-s1v2", f"{key}v2")
+    assert [version.case for version in row.versions()] == ["sub-p0_ses-s1", "sub-p0_ses-s1v2"]
+    claim = state.studies.claim_study(key, Stage.REQUEST)
+    assert claim is not None
+    state.studies.stop(claim, Event.REFUSE, "x")
+    assert state.studies.apply(key, Event.REOPEN).version == 2, "version 2 was never ready"
