@@ -3,8 +3,8 @@
 isort:skip_file
 The node's control API: what the command line and the terminal UI may ask of a running node.
 Served on a Unix socket that only the node's own account can open. Every reply that names a
-study does so by its pseudonymous key; the single exception is PacsFind with reveal = true,
-which is written to the audit log.
+study does so by its pseudonymous key; the exceptions are FindStudies with reveal = true and
+RevealIdentity, which are written to the audit log.
 """
 
 from collections import abc as _abc
@@ -244,6 +244,7 @@ class Funnel(_message.Message):
     TRAINED_FIELD_NUMBER: _builtins.int
     READY_FIELD_NUMBER: _builtins.int
     QUARANTINE_REASONS_FIELD_NUMBER: _builtins.int
+    LATE_FIELD_NUMBER: _builtins.int
     offered: _builtins.int
     """studies that the PACS says match the criteria"""
     fetched: _builtins.int
@@ -253,6 +254,8 @@ class Funnel(_message.Message):
     trained: _builtins.int
     """cases that the trainer used in its last round"""
     ready: _builtins.int
+    late: _builtins.int
+    """studies for which the PACS lists images that are not here"""
     @_builtins.property
     def quarantine_reasons(self) -> _containers.RepeatedCompositeFieldContainer[Global___ReasonCount]: ...
     def __init__(
@@ -266,10 +269,11 @@ class Funnel(_message.Message):
         trained: _builtins.int = ...,
         ready: _builtins.int = ...,
         quarantine_reasons: _abc.Iterable[Global___ReasonCount] | None = ...,
+        late: _builtins.int = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["converted", b"converted", "fetched", b"fetched", "offered", b"offered", "passed_qc", b"passed_qc", "quarantine_reasons", b"quarantine_reasons", "quarantined", b"quarantined", "ready", b"ready", "trained", b"trained"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["converted", b"converted", "fetched", b"fetched", "late", b"late", "offered", b"offered", "passed_qc", b"passed_qc", "quarantine_reasons", b"quarantine_reasons", "quarantined", b"quarantined", "ready", b"ready", "trained", b"trained"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -619,6 +623,8 @@ class Study(_message.Message):
     SPLIT_FIELD_NUMBER: _builtins.int
     UPDATED_FIELD_NUMBER: _builtins.int
     STAGES_FIELD_NUMBER: _builtins.int
+    VERSION_FIELD_NUMBER: _builtins.int
+    LATE_FIELD_NUMBER: _builtins.int
     key: _builtins.str
     subject: _builtins.str
     """sub-<pseudonym>"""
@@ -632,6 +638,10 @@ class Study(_message.Message):
     split: _builtins.str
     """train, validation, test, infer or empty"""
     updated: _builtins.str
+    version: _builtins.int
+    """1, and one more each time late images reopened a ready study"""
+    late: _builtins.int
+    """images that the PACS listed only after the fetch"""
     @_builtins.property
     def inputs(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
         """canonical modalities present"""
@@ -652,14 +662,67 @@ class Study(_message.Message):
         split: _builtins.str = ...,
         updated: _builtins.str = ...,
         stages: _abc.Iterable[Global___StageRecord] | None = ...,
+        version: _builtins.int = ...,
+        late: _builtins.int = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["inputs", b"inputs", "instances", b"instances", "key", b"key", "labelled", b"labelled", "reason", b"reason", "session", b"session", "split", b"split", "stages", b"stages", "state", b"state", "subject", b"subject", "updated", b"updated"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["inputs", b"inputs", "instances", b"instances", "key", b"key", "labelled", b"labelled", "late", b"late", "reason", b"reason", "session", b"session", "split", b"split", "stages", b"stages", "state", b"state", "subject", b"subject", "updated", b"updated", "version", b"version"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
 Global___Study: _TypeAlias = Study  # noqa: Y015
+
+@_typing.final
+class Identity(_message.Message):
+    """Who a pseudonym is. Only for a custodian, and each look-up is in the audit log."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    KEY_FIELD_NUMBER: _builtins.int
+    PACS_FIELD_NUMBER: _builtins.int
+    PATIENT_NAME_FIELD_NUMBER: _builtins.int
+    PATIENT_ID_FIELD_NUMBER: _builtins.int
+    ISSUER_FIELD_NUMBER: _builtins.int
+    BIRTH_DATE_FIELD_NUMBER: _builtins.int
+    SEX_FIELD_NUMBER: _builtins.int
+    STUDY_DATE_FIELD_NUMBER: _builtins.int
+    ACCESSION_FIELD_NUMBER: _builtins.int
+    STUDY_UID_FIELD_NUMBER: _builtins.int
+    DESCRIPTION_FIELD_NUMBER: _builtins.int
+    key: _builtins.str
+    pacs: _builtins.str
+    patient_name: _builtins.str
+    patient_id: _builtins.str
+    issuer: _builtins.str
+    birth_date: _builtins.str
+    sex: _builtins.str
+    study_date: _builtins.str
+    accession: _builtins.str
+    study_uid: _builtins.str
+    description: _builtins.str
+    def __init__(
+        self,
+        *,
+        key: _builtins.str = ...,
+        pacs: _builtins.str = ...,
+        patient_name: _builtins.str = ...,
+        patient_id: _builtins.str = ...,
+        issuer: _builtins.str = ...,
+        birth_date: _builtins.str = ...,
+        sex: _builtins.str = ...,
+        study_date: _builtins.str = ...,
+        accession: _builtins.str = ...,
+        study_uid: _builtins.str = ...,
+        description: _builtins.str = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["accession", b"accession", "birth_date", b"birth_date", "description", b"description", "issuer", b"issuer", "key", b"key", "pacs", b"pacs", "patient_id", b"patient_id", "patient_name", b"patient_name", "sex", b"sex", "study_date", b"study_date", "study_uid", b"study_uid"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___Identity: _TypeAlias = Identity  # noqa: Y015
 
 @_typing.final
 class Metric(_message.Message):
@@ -820,6 +883,7 @@ class Dataset(_message.Message):
     CREATED_FIELD_NUMBER: _builtins.int
     FROZEN_FIELD_NUMBER: _builtins.int
     TAGS_FIELD_NUMBER: _builtins.int
+    ERASED_FIELD_NUMBER: _builtins.int
     name: _builtins.str
     state: _builtins.str
     """open, frozen, approved, revoked"""
@@ -830,6 +894,8 @@ class Dataset(_message.Message):
     unlabelled: _builtins.int
     created: _builtins.str
     frozen: _builtins.str
+    erased: _builtins.int
+    """of the cases, how many were erased since the freeze"""
     @_builtins.property
     def tags(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]: ...
     def __init__(
@@ -845,10 +911,11 @@ class Dataset(_message.Message):
         created: _builtins.str = ...,
         frozen: _builtins.str = ...,
         tags: _abc.Iterable[_builtins.str] | None = ...,
+        erased: _builtins.int = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["cases", b"cases", "created", b"created", "frozen", b"frozen", "hash", b"hash", "name", b"name", "state", b"state", "tags", b"tags", "test", b"test", "training", b"training", "unlabelled", b"unlabelled"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["cases", b"cases", "created", b"created", "erased", b"erased", "frozen", b"frozen", "hash", b"hash", "name", b"name", "state", b"state", "tags", b"tags", "test", b"test", "training", b"training", "unlabelled", b"unlabelled"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 

@@ -74,10 +74,25 @@ class NodeControlStub:
                 request_serializer=appliance_dot_control_dot_node__pb2.ActionRequest.SerializeToString,
                 response_deserializer=appliance_dot_control_dot_node__pb2.ActionReply.FromString,
                 _registered_method=True)
+        self.ReopenStudy = channel.unary_unary(
+                '/clinode.node.v1.NodeControl/ReopenStudy',
+                request_serializer=appliance_dot_control_dot_node__pb2.ActionRequest.SerializeToString,
+                response_deserializer=appliance_dot_control_dot_node__pb2.ActionReply.FromString,
+                _registered_method=True)
         self.WithdrawStudy = channel.unary_unary(
                 '/clinode.node.v1.NodeControl/WithdrawStudy',
                 request_serializer=appliance_dot_control_dot_node__pb2.ActionRequest.SerializeToString,
                 response_deserializer=appliance_dot_control_dot_node__pb2.ActionReply.FromString,
+                _registered_method=True)
+        self.WithdrawPatient = channel.unary_unary(
+                '/clinode.node.v1.NodeControl/WithdrawPatient',
+                request_serializer=appliance_dot_control_dot_node__pb2.ActionRequest.SerializeToString,
+                response_deserializer=appliance_dot_control_dot_node__pb2.ActionReply.FromString,
+                _registered_method=True)
+        self.RevealIdentity = channel.unary_unary(
+                '/clinode.node.v1.NodeControl/RevealIdentity',
+                request_serializer=appliance_dot_control_dot_node__pb2.ActionRequest.SerializeToString,
+                response_deserializer=appliance_dot_control_dot_node__pb2.Identity.FromString,
                 _registered_method=True)
         self.ListDatasets = channel.unary_unary(
                 '/clinode.node.v1.NodeControl/ListDatasets',
@@ -237,7 +252,25 @@ class NodeControlServicer:
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
+    def ReopenStudy(self, request, context):
+        """Missing associated documentation comment in .proto file."""
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
     def WithdrawStudy(self, request, context):
+        """Missing associated documentation comment in .proto file."""
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def WithdrawPatient(self, request, context):
+        """Missing associated documentation comment in .proto file."""
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def RevealIdentity(self, request, context):
         """Missing associated documentation comment in .proto file."""
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
@@ -412,10 +445,25 @@ def add_NodeControlServicer_to_server(servicer, server):
                     request_deserializer=appliance_dot_control_dot_node__pb2.ActionRequest.FromString,
                     response_serializer=appliance_dot_control_dot_node__pb2.ActionReply.SerializeToString,
             ),
+            'ReopenStudy': grpc.unary_unary_rpc_method_handler(
+                    servicer.ReopenStudy,
+                    request_deserializer=appliance_dot_control_dot_node__pb2.ActionRequest.FromString,
+                    response_serializer=appliance_dot_control_dot_node__pb2.ActionReply.SerializeToString,
+            ),
             'WithdrawStudy': grpc.unary_unary_rpc_method_handler(
                     servicer.WithdrawStudy,
                     request_deserializer=appliance_dot_control_dot_node__pb2.ActionRequest.FromString,
                     response_serializer=appliance_dot_control_dot_node__pb2.ActionReply.SerializeToString,
+            ),
+            'WithdrawPatient': grpc.unary_unary_rpc_method_handler(
+                    servicer.WithdrawPatient,
+                    request_deserializer=appliance_dot_control_dot_node__pb2.ActionRequest.FromString,
+                    response_serializer=appliance_dot_control_dot_node__pb2.ActionReply.SerializeToString,
+            ),
+            'RevealIdentity': grpc.unary_unary_rpc_method_handler(
+                    servicer.RevealIdentity,
+                    request_deserializer=appliance_dot_control_dot_node__pb2.ActionRequest.FromString,
+                    response_serializer=appliance_dot_control_dot_node__pb2.Identity.SerializeToString,
             ),
             'ListDatasets': grpc.unary_unary_rpc_method_handler(
                     servicer.ListDatasets,
@@ -750,6 +798,33 @@ class NodeControl:
             _registered_method=True)
 
     @staticmethod
+    def ReopenStudy(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/clinode.node.v1.NodeControl/ReopenStudy',
+            appliance_dot_control_dot_node__pb2.ActionRequest.SerializeToString,
+            appliance_dot_control_dot_node__pb2.ActionReply.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
     def WithdrawStudy(request,
             target,
             options=(),
@@ -766,6 +841,60 @@ class NodeControl:
             '/clinode.node.v1.NodeControl/WithdrawStudy',
             appliance_dot_control_dot_node__pb2.ActionRequest.SerializeToString,
             appliance_dot_control_dot_node__pb2.ActionReply.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def WithdrawPatient(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/clinode.node.v1.NodeControl/WithdrawPatient',
+            appliance_dot_control_dot_node__pb2.ActionRequest.SerializeToString,
+            appliance_dot_control_dot_node__pb2.ActionReply.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def RevealIdentity(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/clinode.node.v1.NodeControl/RevealIdentity',
+            appliance_dot_control_dot_node__pb2.ActionRequest.SerializeToString,
+            appliance_dot_control_dot_node__pb2.Identity.FromString,
             options,
             channel_credentials,
             insecure,

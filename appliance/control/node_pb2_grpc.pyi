@@ -3,8 +3,8 @@
 isort:skip_file
 The node's control API: what the command line and the terminal UI may ask of a running node.
 Served on a Unix socket that only the node's own account can open. Every reply that names a
-study does so by its pseudonymous key; the single exception is PacsFind with reveal = true,
-which is written to the audit log.
+study does so by its pseudonymous key; the exceptions are FindStudies with reveal = true and
+RevealIdentity, which are written to the audit log.
 """
 
 from appliance.control import node_pb2 as _node_pb2
@@ -43,7 +43,10 @@ class NodeControlStub:
     ShowStudy: _grpc.UnaryUnaryMultiCallable[_node_pb2.ItemRequest, _node_pb2.StudyDetail]
     RetryStudy: _grpc.UnaryUnaryMultiCallable[_node_pb2.ActionRequest, _node_pb2.ActionReply]
     ReleaseStudy: _grpc.UnaryUnaryMultiCallable[_node_pb2.ActionRequest, _node_pb2.ActionReply]
+    ReopenStudy: _grpc.UnaryUnaryMultiCallable[_node_pb2.ActionRequest, _node_pb2.ActionReply]
     WithdrawStudy: _grpc.UnaryUnaryMultiCallable[_node_pb2.ActionRequest, _node_pb2.ActionReply]
+    WithdrawPatient: _grpc.UnaryUnaryMultiCallable[_node_pb2.ActionRequest, _node_pb2.ActionReply]
+    RevealIdentity: _grpc.UnaryUnaryMultiCallable[_node_pb2.ActionRequest, _node_pb2.Identity]
     ListDatasets: _grpc.UnaryUnaryMultiCallable[_node_pb2.ListRequest, _node_pb2.DatasetList]
     ShowDataset: _grpc.UnaryUnaryMultiCallable[_node_pb2.ItemRequest, _node_pb2.Dataset]
     CreateDataset: _grpc.UnaryUnaryMultiCallable[_node_pb2.CreateDatasetRequest, _node_pb2.Dataset]
@@ -77,7 +80,10 @@ class NodeControlAsyncStub(NodeControlStub):
     ShowStudy: _aio.UnaryUnaryMultiCallable[_node_pb2.ItemRequest, _node_pb2.StudyDetail]  # type: ignore[assignment]
     RetryStudy: _aio.UnaryUnaryMultiCallable[_node_pb2.ActionRequest, _node_pb2.ActionReply]  # type: ignore[assignment]
     ReleaseStudy: _aio.UnaryUnaryMultiCallable[_node_pb2.ActionRequest, _node_pb2.ActionReply]  # type: ignore[assignment]
+    ReopenStudy: _aio.UnaryUnaryMultiCallable[_node_pb2.ActionRequest, _node_pb2.ActionReply]  # type: ignore[assignment]
     WithdrawStudy: _aio.UnaryUnaryMultiCallable[_node_pb2.ActionRequest, _node_pb2.ActionReply]  # type: ignore[assignment]
+    WithdrawPatient: _aio.UnaryUnaryMultiCallable[_node_pb2.ActionRequest, _node_pb2.ActionReply]  # type: ignore[assignment]
+    RevealIdentity: _aio.UnaryUnaryMultiCallable[_node_pb2.ActionRequest, _node_pb2.Identity]  # type: ignore[assignment]
     ListDatasets: _aio.UnaryUnaryMultiCallable[_node_pb2.ListRequest, _node_pb2.DatasetList]  # type: ignore[assignment]
     ShowDataset: _aio.UnaryUnaryMultiCallable[_node_pb2.ItemRequest, _node_pb2.Dataset]  # type: ignore[assignment]
     CreateDataset: _aio.UnaryUnaryMultiCallable[_node_pb2.CreateDatasetRequest, _node_pb2.Dataset]  # type: ignore[assignment]
@@ -158,11 +164,32 @@ class NodeControlServicer(metaclass=_abc_1.ABCMeta):
     ) -> _typing.Union[_node_pb2.ActionReply, _abc.Awaitable[_node_pb2.ActionReply]]: ...
 
     @_abc_1.abstractmethod
+    def ReopenStudy(
+        self,
+        request: _node_pb2.ActionRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_node_pb2.ActionReply, _abc.Awaitable[_node_pb2.ActionReply]]: ...
+
+    @_abc_1.abstractmethod
     def WithdrawStudy(
         self,
         request: _node_pb2.ActionRequest,
         context: _ServicerContext,
     ) -> _typing.Union[_node_pb2.ActionReply, _abc.Awaitable[_node_pb2.ActionReply]]: ...
+
+    @_abc_1.abstractmethod
+    def WithdrawPatient(
+        self,
+        request: _node_pb2.ActionRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_node_pb2.ActionReply, _abc.Awaitable[_node_pb2.ActionReply]]: ...
+
+    @_abc_1.abstractmethod
+    def RevealIdentity(
+        self,
+        request: _node_pb2.ActionRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_node_pb2.Identity, _abc.Awaitable[_node_pb2.Identity]]: ...
 
     @_abc_1.abstractmethod
     def ListDatasets(
