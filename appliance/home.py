@@ -58,6 +58,11 @@ class Home:
         return self.root / "audit.jsonl"
 
     @property
+    def atna_file(self) -> Path:
+        """The audit log once more as ATNA messages (syslog lines)."""
+        return self.root / "atna.log"
+
+    @property
     def lock_file(self) -> Path:
         """Locked by the one process that owns the home."""
         return self.root / "node.lock"

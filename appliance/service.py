@@ -15,6 +15,7 @@ from types import FrameType
 
 import structlog
 
+from appliance.atna import atna_feed
 from appliance.control.operations import ComponentView, FederationView
 from appliance.control.server import ControlServer, NodeControl
 from appliance.datasets import Datasets, SplitRule
@@ -102,6 +103,7 @@ class Node:
         self.home.create()
         self.state = NodeState(self.home.state_file, clock=self._options.clock)
         self.audit = AuditChain(self.home.audit_file, self._options.clock)
+        self._atna = atna_feed(self.home, self.settings)
         self._stop = threading.Event()
         self._look = threading.Event()
         resources = self.settings.resources
@@ -145,6 +147,7 @@ class Node:
             "results": self._results.run,
             "governance": self._govern,
             "federation": self._federate,
+            "audit": self._atna.run,
         }
         self._parts = [
             Part(name, target, self._stop, clock=self._options.clock)
@@ -174,6 +177,7 @@ class Node:
         if stuck:
             _log.warning("parts_still_running", parts=stuck)
         self.audit.append("node", "node.stopped", self.settings.node.site, {})
+        self._atna.catch_up()
         self.state.close()
         _log.info("node_stopped")
 

@@ -326,6 +326,16 @@ class ResultsSection(Section):
     """How long the PACS may take to report storage commitment."""
 
 
+class AuditSection(Section):
+    """Where audit messages in ATNA form go besides the node's own file."""
+
+    host: Host | None = None
+    """Audit record repository (IHE ATNA); None keeps them in the file alone."""
+    port: Port = 6514
+    transport: Literal["tls", "udp"] = "tls"
+    """Syslog over TLS (RFC 5425, certificate of ``[dicom.tls]``) or over UDP (RFC 5426)."""
+
+
 class CoordinatorSection(Section):
     """The federation's coordinator; the node only dials out to it."""
 
@@ -357,6 +367,7 @@ class Settings(Section):
     split: SplitSection = SplitSection()
     governance: GovernanceSection = GovernanceSection()
     results: ResultsSection = ResultsSection()
+    audit: AuditSection = AuditSection()
     coordinator: CoordinatorSection | None = None
 
     def query_pacs(self) -> tuple[PacsSection, ...]:
@@ -511,6 +522,10 @@ def _cross_problems(document: Mapping[str, Any]) -> list[str]:
         )
     if results.get("release") == "all" and destination is None:
         problems.append("results.destination is required where results.release is 'all'")
+    audit = _table(document, "audit")
+    over_tls = audit.get("host") is not None and audit.get("transport", "tls") == "tls"
+    if over_tls and not _table(_table(document, "dicom"), "tls"):
+        problems.append("audit.host: transport 'tls' needs our own certificate in [dicom.tls]")
     for number, table in enumerate(tables):
         query = _table(table, "query")
         first, last = query.get("study_date_from"), query.get("study_date_to")

@@ -191,9 +191,30 @@ def read_entries(path: Path) -> Iterator[AuditEntry]:
     Raises:
         ValueError: a line is not an entry.
     """
+    for entry, _ in entries_from(path):
+        yield entry
+
+
+def entries_from(path: Path, start: int = 0) -> Iterator[tuple[AuditEntry, int]]:
+    """Every whole entry from a place on; a last line that is still being written is left.
+
+    Args:
+        path: the log.
+        start: the byte offset of a line, as an earlier call gave it.
+
+    Yields:
+        An entry and the byte offset after it.
+
+    Raises:
+        ValueError: a line is not an entry.
+    """
     with path.open("rb") as stream:
+        stream.seek(start)
         for line in stream:
-            yield _parse(line)
+            if not line.endswith(b"\n"):
+                return
+            start += len(line)
+            yield _parse(line), start
 
 
 def tail(path: Path, count: int) -> list[AuditEntry]:
