@@ -21,7 +21,7 @@ from dicom_bridge.convert.frames import (
     volume_datasets,
     whole,
 )
-from dicom_bridge.convert.stack import Stack, stack_frames
+from dicom_bridge.convert.stack import GAP_SHARE, SAME_POSITION_MM, Stack, stack_frames
 from dicom_bridge.errors import DataRefused
 from dicom_bridge.geometry import FloatArray, VolumeGeometry, grid_affine, slice_normal
 
@@ -134,8 +134,29 @@ class SourceSeries:
         return any(frame.FrameNumber for frame in self.frames)
 
     @property
+    def even(self) -> bool:
+        """Whether the slices are evenly apart (1 %), so that one affine describes them all."""
+        if len(self.frames) < 3:
+            return True
+        steps = np.linalg.norm(np.diff(self.positions(), axis=0), axis=1)
+        median = float(np.median(steps))
+        return bool(np.max(np.abs(steps - median)) <= max(GAP_SHARE * median, SAME_POSITION_MM))
+
+    def slice_affine(self, k: int) -> FloatArray:
+        """(4, 4) one slice's (column, row, 0) to RAS mm; the third axis is its normal, 1 mm."""
+        return grid_affine(
+            [float(value) for value in self.frames[k].ImagePositionPatient],
+            [float(value) for value in self.ImageOrientationPatient],
+            [float(value) for value in self.PixelSpacing],
+            self.normal(),
+        )
+
+    @property
     def geometry(self) -> VolumeGeometry:
-        """The series' own grid (I, J, K) = (column, row, slice) in RAS mm."""
+        """The series' own grid (I, J, K) = (column, row, slice) in RAS mm.
+
+        Where the slices are not `even` the step is the mean one.
+        """
         positions = self.positions()
         step = (
             (positions[-1] - positions[0]) / (len(positions) - 1)
@@ -220,15 +241,20 @@ class SourceSeries:
             ) from None
 
     @classmethod
-    def from_files(cls, files: Sequence[Path]) -> SourceSeries:
+    def from_files(cls, files: Sequence[Path], *, even: bool = True) -> SourceSeries:
         """Read a series' headers, in any file order.
+
+        Args:
+            files: one series.
+            even: whether slices must be evenly apart; a mask can be written slice by slice
+                where they are not.
 
         Raises:
             DataRefused: unreadable, not one series, or not one regular volume.
         """
         pairs = volume_datasets(files, pixels=False)
         frames = [frame for dataset, path in pairs for frame in frames_of(dataset, path)]
-        return source_series(stack_frames(frames, alike=_same_stored_pixels))
+        return source_series(stack_frames(frames, alike=_same_stored_pixels, even=even))
 
 
 def _parse(document: Mapping[str, JSON]) -> SourceSeries:

@@ -171,7 +171,11 @@ def check_upright(positions: FloatArray, normal: FloatArray, distance: float) ->
 
 
 def stack_frames(
-    frames: Sequence[Frame], *, alike: Callable[[Frame, Frame], bool], minimum: int = 1
+    frames: Sequence[Frame],
+    *,
+    alike: Callable[[Frame, Frame], bool],
+    minimum: int = 1,
+    even: bool = True,
 ) -> Stack:
     """Order a series' frames in space and check that they form one regular volume.
 
@@ -179,6 +183,7 @@ def stack_frames(
         frames: in any order.
         alike: whether two frames at the same position hold the same pixels.
         minimum: fewest slices that make a volume.
+        even: whether uneven distances are refused; else the mean distance stands for them.
 
     Returns:
         The stack.
@@ -201,7 +206,9 @@ def stack_frames(
         distance = float(chosen[0].thickness or 1.0)
         step = normal * distance
     else:
-        distance = check_even(heights[order])
+        along = heights[order]
+        mean = float((along[-1] - along[0]) / (len(along) - 1))
+        distance = check_even(along) if even else mean
         check_upright(positions[order], normal, distance)
         step = (positions[order[-1]] - positions[order[0]]) / (len(order) - 1)
     spacing = _floats(chosen[0].spacing)

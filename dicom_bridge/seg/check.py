@@ -58,7 +58,10 @@ def _identity(source: SourceSeries, dataset: Dataset) -> Iterator[str]:
         yield "SeriesInstanceUID is the source's own: a SEG needs a new series"
     if str(attribute(dataset, "Modality", "")) != "SEG":
         yield "Modality is not SEG"
-    if str(attribute(dataset, "SegmentationType", "")) != "BINARY":
+    kind = str(attribute(dataset, "SegmentationType", ""))
+    if kind == "LABELMAP":
+        yield "SegmentationType is LABELMAP: only new viewers open it, older archives refuse it"
+    elif kind != "BINARY":
         yield "SegmentationType is not BINARY: some viewers draw nothing"
     if dataset.file_meta.get("TransferSyntaxUID") not in SIMPLE_SYNTAXES:
         yield "the transfer syntax is not uncompressed little endian: some viewers cannot open it"
@@ -95,6 +98,8 @@ def _shared(source: SourceSeries, dataset: Dataset) -> Iterator[str]:
         yield "PixelSpacing is not the source's"
     if not attribute(measures, "SliceThickness"):
         yield "SliceThickness is missing"
+    if not source.even:
+        yield "the series' slices are not evenly apart: readers that build a volume misplace them"
     between = float(attribute(measures, "SpacingBetweenSlices") or 0)
     if abs(between - source.SpacingBetweenSlices) > SPACING_TOLERANCE_MM:
         yield "SpacingBetweenSlices is missing or not the source's slice distance"
@@ -144,9 +149,10 @@ def _frame_faults(
     content = functional_group(dataset, index, "FrameContentSequence")
     if content is None or attribute(content, "DimensionIndexValues") is None:
         yield "DimensionIndexValues are missing"
-    segment = functional_group(dataset, index, "SegmentIdentificationSequence")
-    if segment is None or whole(segment, "ReferencedSegmentNumber", 0) not in described:
-        yield "the frame names no described segment"
+    if str(attribute(dataset, "SegmentationType", "")) != "LABELMAP":
+        segment = functional_group(dataset, index, "SegmentIdentificationSequence")
+        if segment is None or whole(segment, "ReferencedSegmentNumber", 0) not in described:
+            yield "the frame names no described segment"
     yield from _placing_faults(source, dataset, index)
 
 

@@ -24,7 +24,8 @@ from dicom_bridge.geometry import FloatArray
 from dicom_bridge.seg.check import check_seg
 from dicom_bridge.seg.model import SegmentSpec, SegRequest, SegWritten
 from dicom_bridge.seg.read import read_seg_alone
-from dicom_bridge.seg.write import software_version, write_seg
+from dicom_bridge.seg.write import write_seg
+from dicom_bridge.stamping import software_version
 
 
 def random_uid() -> str:

@@ -18,9 +18,8 @@ from dicom_bridge.geometry import FloatArray
 AlgorithmType = Literal["AUTOMATIC", "SEMIAUTOMATIC", "MANUAL"]
 SegForm = Literal["binary", "labelmap"]
 LesionForm = Literal["together", "each"]
-Coverage = Literal["whole", "part"]
+Coverage = Literal["whole", "crop", "part"]
 MANUFACTURER = "clinode"
-RESEARCH = "RESEARCH"
 
 
 class NoFinding(SegRefused):
@@ -65,6 +64,7 @@ class SegmentSpec:
         tracking_id: TrackingID; None takes the label and number.
         tracking_uid: TrackingUID that goes with it; None derives it from the SEG's UID.
         algorithm_parameters: (name, value) pairs of AlgorithmParameters, such as the plan's hash.
+        finding: what a report calls it; None takes `type`.
     """
 
     number: int
@@ -79,6 +79,7 @@ class SegmentSpec:
     tracking_id: str | None = None
     tracking_uid: str | None = None
     algorithm_parameters: tuple[tuple[str, str], ...] = ()
+    finding: Code | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -147,7 +148,9 @@ class SegRequest:
         form: "binary" opens everywhere; "labelmap" (Label Map Segmentation) in new viewers only.
         lesions: "together": one segment per label, tracked as a whole; "each": one segment per
             connected piece (hundreds of segments make viewers slow).
-        coverage: "part" takes a mask that covers only part of the series; the rest is background.
+        coverage: "whole": the mask must cover every voxel of the series. "crop": or be cut out of
+            the series' own grid, as `read_seg_alone` gives it. "part": or cover any part of it.
+            What the mask does not cover is background; labels outside the series are refused.
     """
 
     source: SourceSeries

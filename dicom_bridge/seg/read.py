@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from pathlib import Path
 
 import numpy as np
@@ -76,10 +77,44 @@ def read_seg(path: Path, source: SourceSeries) -> SegContent:
     Raises:
         SegRefused: no SEG, another series, another grid, or damaged.
     """
+    dataset = _open_for(path, source)
+    return _read_onto(dataset, source.geometry, source.SeriesInstanceUID, _uneven(source))
+
+
+def read_labels(path: Path, source: SourceSeries) -> NDArray[np.uint16]:
+    """All segments of a SEG in one array, by SegmentNumber; memory does not grow with segments.
+
+    Args:
+        path: the SEG.
+        source: the series' record.
+
+    Returns:
+        (I, J, K) SegmentNumber on the series' own grid, 0 background.
+
+    Raises:
+        SegRefused: as `read_seg`, and where segments overlap.
+    """
+    dataset = _open_for(path, source)
+    geometry, uneven = source.geometry, _uneven(source)
+    labels = np.zeros(geometry.shape, np.uint16)
+    for index, number, plane in _planes(dataset):
+        places = _voxels(plane, _place(dataset, index, geometry, uneven), labels.shape)
+        taken = labels[places]
+        if np.any((taken != 0) & (taken != number)):
+            raise SegRefused("the SEG's segments overlap: they do not fit into one array")
+        labels[places] = number
+    return labels
+
+
+def _open_for(path: Path, source: SourceSeries) -> Dataset:
     dataset = open_seg(path, pixels=True)
     if referenced_series_of(dataset) != source.SeriesInstanceUID:
         raise SegRefused("the SEG refers to another series than the one given")
-    return _read_onto(dataset, source.geometry, source.SeriesInstanceUID)
+    return dataset
+
+
+def _uneven(source: SourceSeries) -> SourceSeries | None:
+    return None if source.even else source
 
 
 def read_seg_alone(path: Path) -> SegContent:
@@ -137,31 +172,43 @@ def _slice_distance(dataset: Dataset, heights: FloatArray) -> float:
     return distance
 
 
-def _read_onto(dataset: Dataset, geometry: VolumeGeometry, series_uid: str) -> SegContent:
-    pixels = seg_pixels(dataset)
-    kind = str(attribute(dataset, "SegmentationType", ""))
+def _read_onto(
+    dataset: Dataset,
+    geometry: VolumeGeometry,
+    series_uid: str,
+    uneven: SourceSeries | None = None,
+) -> SegContent:
     segments = _descriptions(dataset)
     if len(segments) * int(np.prod(geometry.shape)) > MAX_SEG_VOXELS:
         raise SegRefused("the SEG's segments hold more voxels than the limit")
     masks = {number: np.zeros(geometry.shape, np.uint8) for number in segments}
-    for index in range(pixels.shape[0]):
-        placed = _place(dataset, index, geometry)
-        for number, plane in _segments_of_frame(dataset, index, pixels[index], kind):
-            if number not in masks:
-                raise SegRefused(f"a frame belongs to segment {number}, which is not described")
-            _add(masks[number], plane, placed)
+    for index, number, plane in _planes(dataset):
+        places = _voxels(plane, _place(dataset, index, geometry, uneven), geometry.shape)
+        masks[number][places] = 1
     return SegContent(
         segments=tuple(
             _segment(number, segments[number], masks[number]) for number in sorted(segments)
         ),
         affine=geometry.affine,
-        segmentation_type=kind,
+        segmentation_type=str(attribute(dataset, "SegmentationType", "")),
         creator=str(attribute(dataset, "ContentCreatorName", "") or ""),
         manufacturer=str(attribute(dataset, "Manufacturer", "") or ""),
         series_description=str(attribute(dataset, "SeriesDescription", "") or ""),
         ReferencedSeriesInstanceUID=series_uid,
         SOPInstanceUID=str(attribute(dataset, "SOPInstanceUID", "")),
     )
+
+
+def _planes(dataset: Dataset) -> Iterator[tuple[int, int, NDArray[np.bool_]]]:
+    """Frame index, SegmentNumber and (rows, columns) mask of everything in a SEG."""
+    pixels = seg_pixels(dataset)
+    kind = str(attribute(dataset, "SegmentationType", ""))
+    segments = _descriptions(dataset)
+    for index in range(pixels.shape[0]):
+        for number, plane in _segments_of_frame(dataset, index, pixels[index], kind):
+            if number not in segments:
+                raise SegRefused(f"a frame belongs to segment {number}, which is not described")
+            yield index, number, plane
 
 
 def seg_pixels(dataset: Dataset) -> NDArray[np.unsignedinteger]:
@@ -237,9 +284,15 @@ def frame_grid(dataset: Dataset, index: int) -> FloatArray:
         raise SegRefused(f"a frame's geometry cannot be read ({type(error).__name__})") from None
 
 
-def _place(dataset: Dataset, index: int, geometry: VolumeGeometry) -> FloatArray:
+def _place(
+    dataset: Dataset, index: int, geometry: VolumeGeometry, uneven: SourceSeries | None
+) -> FloatArray:
     """(4, 4) whole-number change from a frame's (column, row, 0) to the source's (I, J, K)."""
-    change = np.linalg.inv(geometry.affine) @ frame_grid(dataset, index)
+    frame = frame_grid(dataset, index)
+    if uneven is None:
+        change = np.linalg.inv(geometry.affine) @ frame
+    else:
+        change = _onto_slice(frame, uneven)
     rows, columns = whole(dataset, "Rows", 0), whole(dataset, "Columns", 0)
     corners = np.array([[0, 0, 0, 1], [columns - 1, 0, 0, 1], [0, rows - 1, 0, 1]], dtype=float)
     exact = change.copy()
@@ -250,15 +303,26 @@ def _place(dataset: Dataset, index: int, geometry: VolumeGeometry) -> FloatArray
     return exact
 
 
-def _add(mask: NDArray[np.uint8], plane: NDArray[np.bool_], change: FloatArray) -> None:
+def _onto_slice(frame: FloatArray, source: SourceSeries) -> FloatArray:
+    """The change onto the slice of an uneven series that lies nearest to a frame."""
+    normal = source.normal()
+    place = np.diag([-1.0, -1.0, 1.0]) @ frame[:3, 3]
+    k = int(np.argmin(np.abs((source.positions() - place) @ normal)))
+    change = np.linalg.inv(source.slice_affine(k)) @ frame
+    change[2, 3] += k  # the distance from slice k in mm must be 0, or the frame is refused
+    return np.asarray(change, dtype=np.float64)
+
+
+def _voxels(
+    plane: NDArray[np.bool_], change: FloatArray, shape: tuple[int, ...]
+) -> tuple[NDArray[np.int64], NDArray[np.int64], NDArray[np.int64]]:
+    """The (I, J, K) indices of a frame's voxels."""
     rows, columns = np.nonzero(plane)
-    if rows.size == 0:
-        return
     index = np.c_[columns, rows, np.zeros_like(rows), np.ones_like(rows)] @ change.T
-    whole = index[:, :3].astype(np.int64)
-    if np.any(whole < 0) or np.any(whole >= np.asarray(mask.shape)):
+    found = index[:, :3].astype(np.int64)
+    if found.size and (np.any(found < 0) or np.any(found >= np.asarray(shape))):
         raise SegRefused("the SEG has voxels outside its series")
-    mask[whole[:, 0], whole[:, 1], whole[:, 2]] = 1
+    return found[:, 0], found[:, 1], found[:, 2]
 
 
 def read_code(item: Dataset, keyword: str) -> Code | None:

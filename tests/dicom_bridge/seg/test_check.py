@@ -179,7 +179,7 @@ HOSTILE: list[tuple[Change, str]] = [
     (drop("ReferencedSeriesSequence"), "names 0 referenced series"),
     (_other_series, "another series"),
     (put("SegmentationType", "MAGIC"), "BINARY, FRACTIONAL or LABELMAP"),
-    (drop("PerFrameFunctionalGroupsSequence"), "no position"),
+    (drop("PerFrameFunctionalGroupsSequence"), "no position|which segment"),
 ]
 
 
