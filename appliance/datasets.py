@@ -137,16 +137,21 @@ class Datasets:
         """Write the frozen membership beside the data (JSON, pseudonyms only)."""
         members: list[JSON] = [_entry(m) for m in self._state.datasets.members(row.name)]
         document = {"format": FORMAT, "name": row.name, "hash": row.hash, "cases": members}
+        if row.erased:
+            document["erased"] = row.erased
         path = self._home.datasets / f"{row.name}.json"
         path.parent.mkdir(parents=True, exist_ok=True)
         write_atomic(path, (json.dumps(document, indent=1, sort_keys=True) + "\n").encode())
 
     def usable(self, name: str) -> list[Member]:
-        """The members that may still be used: not withdrawn since the freeze."""
+        """The members that may still be used: not withdrawn since the freeze.
+
+        A study that late images reopened stays usable as it was: its files keep their names.
+        """
         return [
             member
             for member in self._state.datasets.members(name)
-            if self._state.studies.get(member.study_key).state is State.READY
+            if self._state.studies.get(member.study_key).state is not State.WITHDRAWN
         ]
 
     def _member(self, study: StudyRow, places: Mapping[str, str]) -> Member:

@@ -25,6 +25,30 @@ def patient_key(site_secret: bytes, issuer: str, patient_id: str) -> str:
     return "pt" + _keyed(site_secret, "patient", issuer.strip(), patient_id.strip())[:16]
 
 
+def patient_marks(site_secret: bytes, issuer: str, patient_id: str) -> tuple[bytes, bytes]:
+    """What a withdrawn patient leaves behind: the marks of her identity and of her bare number.
+
+    Args:
+        site_secret: the site's secret, without which no mark can be made or tested.
+        issuer: IssuerOfPatientID, empty where the PACS gives none.
+        patient_id: PatientID.
+
+    Returns:
+        The mark of issuer and number, 32 bytes, and that of the number whatever the issuer.
+
+    Examples:
+        >>> patient_marks(b"s" * 32, "A", "1")[1] == patient_marks(b"s" * 32, "", "1")[1]
+        True
+    """
+    exact = bytes.fromhex(_keyed(site_secret, "tombstone", issuer.strip(), patient_id.strip()))
+    return exact, bytes.fromhex(_keyed(site_secret, "tombstone number", patient_id.strip()))
+
+
+def study_mark(site_secret: bytes, study_uid: str) -> bytes:
+    """What a withdrawn study leaves behind, 32 bytes."""
+    return bytes.fromhex(_keyed(site_secret, "tombstone study", study_uid.strip(" \0")))
+
+
 def split_rank(site_secret: bytes, patient: str) -> str:
     """The place of a patient in the order by which the site's test set is drawn."""
     return _keyed(site_secret, "split", patient)

@@ -268,8 +268,7 @@ class Preparer:
         return folder
 
     def _submit(self, member: Member, use: Split, plan: Plan, folder: Path) -> Future[Answer]:
-        study = self._state.studies.get(member.study_key)
-        files = CaseFiles(study.subject, study.session)
+        files = CaseFiles.of(member.case)
         if case_hash(self._home, files) != member.content:
             raise SiteFailed("a case changed since the data set was frozen: freeze a new one")
         labels = planned_labels(plan, self._options.codes) if use is not Split.INFER else None
@@ -298,18 +297,20 @@ class Preparer:
     def remove_case(self, case: str) -> None:
         """Take a withdrawn case out of every prepared folder."""
         with self._mutex:
-            for folder in self._home.derivatives.glob("prepared-*"):
-                (folder / f"{case}.safetensors").unlink(missing_ok=True)
-                try:
-                    manifest = read_manifest(folder)
-                except PreparedDataRefused:
-                    continue
-                kept = tuple(entry for entry in manifest.cases if entry.case != case)
-                if kept != manifest.cases:
-                    write_manifest(
-                        folder,
-                        PreparedManifest(manifest.preparation, kept, manifest.channels),
-                    )
+            remove_prepared(self._home, case)
+
+
+def remove_prepared(home: Home, case: str) -> None:
+    """Take a case out of every prepared folder of the home's project."""
+    for folder in home.derivatives.glob("prepared-*"):
+        (folder / f"{case}.safetensors").unlink(missing_ok=True)
+        try:
+            manifest = read_manifest(folder)
+        except PreparedDataRefused:
+            continue
+        kept = tuple(entry for entry in manifest.cases if entry.case != case)
+        if kept != manifest.cases:
+            write_manifest(folder, PreparedManifest(manifest.preparation, kept, manifest.channels))
 
 
 @dataclass(frozen=True, slots=True)

@@ -37,6 +37,17 @@ class CaseFiles:
     subject: str
     session: str
 
+    @classmethod
+    def of(cls, case: str) -> CaseFiles:
+        """The files of a case by its name.
+
+        Examples:
+            >>> CaseFiles.of("sub-a_ses-bv2").session
+            'bv2'
+        """
+        subject, _, session = case.removeprefix("sub-").partition("_ses-")
+        return cls(subject, session)
+
     @property
     def case(self) -> str:
         """``sub-<label>_ses-<label>``."""
@@ -162,7 +173,7 @@ def write_participants(home: Home) -> None:
 
 _PARTICIPANTS: JSON = {
     "participant_id": {"Description": "Pseudonym, valid inside this project only"},
-    "sessions": {"Description": "Number of sessions (studies) of the participant"},
+    "sessions": {"Description": "Number of sessions (studies and their kept versions)"},
 }
 
 

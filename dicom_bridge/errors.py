@@ -34,6 +34,10 @@ class VaultError(DicomBridgeError):
     """The identity vault cannot be read or written, or what it holds was altered."""
 
 
+class RecordAbsent(VaultError):
+    """The vault has no record of this name."""
+
+
 class PeerError(DicomBridgeError):
     """A PACS or the network failed: what was asked may be asked again later."""
 

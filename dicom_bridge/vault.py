@@ -31,7 +31,7 @@ from typing import Any
 from cryptography.exceptions import InvalidTag
 from cryptography.hazmat.primitives.ciphers.aead import AESGCM
 
-from dicom_bridge.errors import VaultError
+from dicom_bridge.errors import RecordAbsent, VaultError
 from dicom_bridge.vault_folder import OldVault
 
 APPLICATION = 0x434C5654
@@ -154,7 +154,8 @@ class Vault:
         """The record's document.
 
         Raises:
-            VaultError: there is none, or it was altered or exchanged.
+            RecordAbsent: there is none.
+            VaultError: it was altered or exchanged.
         """
         row = self._row(name)
         with self._mutex, _words("read"):
@@ -162,7 +163,7 @@ class Vault:
                 "SELECT sealed FROM records WHERE row = ?", (row,)
             ).fetchone()
         if found is None:
-            raise VaultError("the vault has no such record")
+            raise RecordAbsent("the vault has no such record")
         own, document = self._unseal(found[0], row)
         if own != name:
             raise VaultError("a vault record carries another name than its own: restore a backup")

@@ -124,7 +124,9 @@ class Runner:
             for leftover in (folder / STAGES).glob(f"*{TEMPORARY}"):
                 remove_tree(leftover)
             known = self._state.studies.find(folder.name)
-            if known is not None:
+            if known is None:
+                remove_tree(folder)
+            else:
                 self.tidy(folder, known.state, known.stage)
 
     def tidy(self, folder: Path, state: State, stage: Stage | None) -> None:
@@ -189,6 +191,7 @@ class Runner:
             session=study.session,
             qc_released=study.qc_released,
             threads=self._settings.resources.threads,
+            version=study.version,
         )
         self._tell(claim, Point.CLAIMED)
         future = self._pool.submit(self._table.run[claim.stage], work)
@@ -211,8 +214,9 @@ class Runner:
         with self.settling:
             if not self._state.studies.holds(claim):
                 remove_tree(work.out)
-                study = self._state.studies.get(claim.study.study_key)
-                self.tidy(work.study_dir, study.state, study.stage)
+                study = self._state.studies.find(claim.study.study_key)
+                state = State.WITHDRAWN if study is None else study.state
+                self.tidy(work.study_dir, state, None if study is None else study.stage)
                 return
             if answer.refused is None and answer.failed is None:
                 answer = self._settle(running, answer)

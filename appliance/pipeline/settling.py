@@ -29,7 +29,7 @@ def settlers(home: Home, identities: Identities) -> Mapping[Stage, Settle]:
         sources = {
             path.stem.removeprefix(SOURCE_PREFIX): json.loads(path.read_bytes()) for path in files
         }
-        identities.keep_sources(work.study_key, sources)
+        identities.keep_sources(work.study_key, sources, version=work.version)
         for path in files:
             path.unlink()
 

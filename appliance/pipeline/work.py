@@ -37,6 +37,7 @@ class StageWork:
         session: BIDS session label without ``ses-``.
         qc_released: a person released the study's quality findings.
         threads: threads that the stage may use.
+        version: the study's version.
     """
 
     stage: Stage
@@ -49,6 +50,7 @@ class StageWork:
     session: str
     qc_released: bool = False
     threads: int = 1
+    version: int = 1
 
     @property
     def received(self) -> Path:
