@@ -4,12 +4,12 @@ from __future__ import annotations
 
 import io
 import os
-import struct
 import uuid
+from bisect import bisect_left
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from functools import lru_cache
-from importlib import metadata
+from operator import itemgetter
 from pathlib import Path
 from types import MappingProxyType
 
@@ -18,35 +18,41 @@ from pydicom.dataset import Dataset
 from pydicom.filebase import DicomBytesIO
 from pydicom.filewriter import write_dataset
 
-from dicom_bridge.deid import codec
+from dicom_bridge.deid import codec, marks
 from dicom_bridge.deid.codec import DicomFile, Element
 from dicom_bridge.deid.glyphs import frames_have_text
-from dicom_bridge.deid.identifiers import DATE_TAGS, Identifiers
-from dicom_bridge.deid.pixels import ENCODINGS, NO_TEXT, ImageFacts, burned_in_reason
+from dicom_bridge.deid.header import (
+    FLOAT_PIXELS,
+    ISSUER,
+    PATIENT_ID,
+    PIXEL_DATA,
+    ROWS,
+    SERIES,
+    SOP_CLASS,
+    SOP_INSTANCE,
+    STUDY,
+    Reader,
+    image_facts,
+)
+from dicom_bridge.deid.identifiers import Identifiers
+from dicom_bridge.deid.marks import Insertion
+from dicom_bridge.deid.masks import blank_area
+from dicom_bridge.deid.painting import Painted, paint_compressed, paint_native
+from dicom_bridge.deid.pixels import (
+    ENCODINGS,
+    NO_TEXT,
+    ImageFacts,
+    burned_in_reason,
+    native_pixels,
+)
 from dicom_bridge.deid.profile import Profile
 from dicom_bridge.deid.pseudonym import Pseudonymizer
-from dicom_bridge.deid.rules import Node, compile_rules
-from dicom_bridge.deid.table import BASIC_CODE, OPTION_CODES, Option
-from dicom_bridge.deid.walker import (
-    ITEM_START,
-    ITEM_STOP,
-    SEQUENCE_STOP,
-    Memory,
-    Patient,
-    Walker,
-    encode,
-    sequence_head,
-)
+from dicom_bridge.deid.rules import DOCUMENT, ENCAPSULATED_PDF, Node, compile_rules
+from dicom_bridge.deid.table import BASIC_CODE, Option
+from dicom_bridge.deid.walker import Memory, Patient, Walker
 from dicom_bridge.errors import DataRefused, DicomBridgeError
 
-IMPLEMENTATION_UID = "2.25.93987576925235461578697845355900004475"
-IMPLEMENTATION_NAME = "CLINODE_1"
-SOP_CLASS, SOP_INSTANCE, STUDY, SERIES = 0x00080016, 0x00080018, 0x0020000D, 0x0020000E
-PATIENT_ID, ISSUER, PIXEL_DATA = 0x00100020, 0x00100021, 0x7FE00010
-IDENTITY_REMOVED, METHOD, METHOD_CODES = 0x00120062, 0x00120063, 0x00120064
-TEMPORAL, ROWS = 0x00280303, 0x00280010
 RT_DOSE = "1.2.840.10008.5.1.4.1.1.481.2"
-_FLOAT_PIXELS = (0x7FE00008, 0x7FE00009)
 _SPECTRA = 0x56000020
 
 
@@ -59,7 +65,8 @@ class Proof:
             values that had passed their rule were taken back because they held an identifier.
         profile_hash: hash of the profile that ran.
         version: version of this software.
-        codes: codes of CID 7050 that ran on this object.
+        codes: codes of CID 7050 that ran on this object: the Basic Profile, and every option that
+            decided about at least one of its elements or blanked its pixels.
         sop_class: SOPClassUID.
         sop_instance: the new SOPInstanceUID.
         series: the new SeriesInstanceUID.
@@ -211,14 +218,6 @@ def engine_for(profile: Profile, pseudonymizer: Pseudonymizer) -> Engine:
     return Engine(profile, pseudonymizer)
 
 
-@lru_cache(maxsize=1)
-def _version() -> str:
-    try:
-        return metadata.version("clinode")
-    except metadata.PackageNotFoundError:
-        return "0"
-
-
 class Engine:
     """De-identifies objects of one project by one profile; remembers compiled rules."""
 
@@ -230,8 +229,6 @@ class Engine:
         keep_places = Option.RETAIN_INSTITUTION_IDENTITY in profile.options
         self._memory = Memory(pseudonymizer, safe_private, keep_places)
         self._patients: dict[tuple[str, str], Patient] = {}
-        self._codes = (BASIC_CODE, *(OPTION_CODES[o] for o in sorted(profile.options)))
-        self._marks = self._make_marks()
 
     def run(self, source: DicomFile, *, whole: bool) -> Encoded:
         """De-identify one object.
@@ -245,26 +242,65 @@ class Engine:
         """
         body = source.body
         elements = codec.parse(body, 0, len(body), explicit=source.explicit)
-        reader = _Reader(body, elements)
-        sop_class = reader.text(SOP_CLASS)
-        node = self._node(sop_class)
+        reader = Reader(body, elements)
+        node = self._node(reader.text(SOP_CLASS))
         self._refuse_unusable(reader, source, whole=whole)
-        facts = _facts(reader)
-        reason = burned_in_reason(facts, self._profile)
+        facts = image_facts(reader)
+        painted = self._painted(reader, facts, source.syntax)
+        if painted is None and facts.sop_class != ENCAPSULATED_PDF:
+            self._refuse_by_header(facts)
+        stored = painted.stored if painted is not None else None
+        walker = Walker(body, self._memory, self._patient(reader), facts, source.syntax, stored)
+        insertions = self._insertions(reader, facts, painted, source.syntax)
+        places = _walk_around(walker, node, elements, insertions)
+        encoded = self._finished(walker, reader, source.syntax, painted, places)
+        self._refuse_text(walker, encoded, painted.facts if painted is not None else facts)
+        return encoded
+
+    def _painted(self, reader: Reader, facts: ImageFacts, syntax: str) -> Painted | None:
+        """The pixels after the profile's masks; None where no mask is for this device."""
+        tags = (PIXEL_DATA, *FLOAT_PIXELS)
+        element = next((reader.elements[tag] for tag in tags if tag in reader.elements), None)
+        if not self._profile.masks or element is None:
+            return None
+        area = blank_area(self._profile.masks, facts, reader.regions)
+        if area is None:
+            return None
+        raw = memoryview(reader.body)[element.start : element.end]
+        if element.undefined:
+            if syntax not in ENCODINGS:
+                raise DataRefused(
+                    "this compression of pixel data is not supported: video or unknown"
+                )
+            return paint_compressed(bytes(raw), syntax, facts, area)
+        return paint_native(memoryview(native_pixels(raw, facts))[: facts.expected], facts, area)
+
+    def _refuse_by_header(self, facts: ImageFacts) -> None:
+        """Refuse what by its header may carry text and no mask was made for."""
+        profile = self._profile
+        reason = burned_in_reason(
+            facts,
+            trust_annotation_no=profile.trust_annotation_no,
+            trust_text_detection=profile.trust_text_detection,
+        )
         if reason is not None:
             raise DataRefused(reason)
-        walker = Walker(body, self._memory, self._patient(reader), facts, source.syntax)
-        before = [e for e in elements.values() if e.tag < IDENTITY_REMOVED]
-        between = [e for e in elements.values() if IDENTITY_REMOVED <= e.tag < TEMPORAL]
-        after = [e for e in elements.values() if e.tag >= TEMPORAL]
-        walker.walk(before, node, elements)
-        walker.out.append(self._marks[0])
-        walker.walk(between, node, elements)
-        walker.out.append(self._marks[1])
-        walker.walk(after, node, elements)
-        encoded = self._finished(walker, reader, source.syntax, walker.check())
-        self._refuse_text(walker, encoded, facts)
-        return encoded
+
+    def _insertions(
+        self, reader: Reader, facts: ImageFacts, painted: Painted | None, syntax: str
+    ) -> list[Insertion]:
+        """What we write ourselves, in the order of tags; what ran is known only afterwards."""
+        found = [
+            Insertion(marks.IDENTITY_REMOVED, b"", "X"),
+            Insertion(marks.TEMPORAL, b"", "X"),
+        ]
+        if painted is not None:
+            element = reader.elements.get(PIXEL_DATA)
+            size = element.end - element.start if element is not None else 0
+            found += marks.painted_marks(painted, facts, syntax, size)
+        elif facts.sop_class == ENCAPSULATED_PDF and DOCUMENT in reader.elements:
+            found += marks.document_marks()
+        return sorted(i for i in found if i.letter or i.tag not in reader.elements)
 
     def _node(self, sop_class: str) -> Node:
         node = self._nodes.get(sop_class)
@@ -272,17 +308,19 @@ class Engine:
             node = self._nodes[sop_class] = compile_rules(self._profile, sop_class)
         return node
 
-    def _refuse_unusable(self, reader: _Reader, source: DicomFile, *, whole: bool) -> None:
+    def _refuse_unusable(self, reader: Reader, source: DicomFile, *, whole: bool) -> None:
         for tag, name in ((SOP_INSTANCE, "SOP"), (STUDY, "Study"), (SERIES, "Series")):
             if not reader.text(tag):
                 raise DataRefused(f"the {name} Instance UID is missing or empty")
-        pixels = any(t in reader.elements for t in (PIXEL_DATA, _SPECTRA, *_FLOAT_PIXELS))
+        pixels = any(t in reader.elements for t in (PIXEL_DATA, _SPECTRA, *FLOAT_PIXELS))
         sop_class = reader.text(SOP_CLASS)
         image = ROWS in reader.elements or (
             PIXEL_DATA in self._node(sop_class).rules and sop_class != RT_DOSE
         )
         if whole and image and not pixels:
             raise DataRefused("the image has no pixel data: the file is truncated")
+        if whole and sop_class == ENCAPSULATED_PDF and DOCUMENT not in reader.elements:
+            raise DataRefused("the object has no document: the file is truncated")
         native = source.syntax in (codec.EXPLICIT_LE, codec.IMPLICIT_LE)
         if not native and source.syntax not in ENCODINGS:
             raise DataRefused("this transfer syntax is not supported: video or unknown encoding")
@@ -294,7 +332,7 @@ class Engine:
         if frames_have_text(walker.stored, encoded.parts, facts):
             raise DataRefused("burned-in text: a line of letters was seen in the pixels")
 
-    def _patient(self, reader: _Reader) -> Patient:
+    def _patient(self, reader: Reader) -> Patient:
         issuer, number = reader.raw_text(ISSUER), reader.raw_text(PATIENT_ID)
         if not number:
             issuer, number = "study", reader.text(STUDY)
@@ -308,136 +346,62 @@ class Engine:
             self._patients[key] = known
         return known
 
-    def _finished(self, walker: Walker, reader: _Reader, syntax: str, found: int) -> Encoded:
-        sop_class = reader.text(SOP_CLASS)
+    def _finished(
+        self,
+        walker: Walker,
+        reader: Reader,
+        syntax: str,
+        painted: Painted | None,
+        places: Mapping[int, int],
+    ) -> Encoded:
+        found = walker.check()
+        actions, ran = marks.counted(walker.letters.items())
+        if painted is not None:
+            ran.add(marks.CLEAN_PIXELS)
+        codes = (BASIC_CODE[0], *sorted(ran))
+        walker.out[places[marks.IDENTITY_REMOVED]] = marks.identity_removed(
+            codes, self._profile.hash
+        )
+        walker.out[places[marks.TEMPORAL]] = marks.temporal(codes)
         keep = Option.RETAIN_UIDS in self._profile.options
         new = str if keep else self._pseudonymizer.uid
-        sop_instance, series = new(reader.text(SOP_INSTANCE)), new(reader.text(SERIES))
-        letters = dict(walker.letters) | {"found": found}
         proof = Proof(
-            actions=MappingProxyType(letters),
+            actions=MappingProxyType(actions | {"found": found}),
             profile_hash=self._profile.hash,
-            version=_version(),
-            codes=tuple(code for code, _ in self._codes),
-            sop_class=sop_class,
-            sop_instance=sop_instance,
-            series=series,
+            version=marks.version(),
+            codes=codes,
+            sop_class=reader.text(SOP_CLASS),
+            sop_instance=new(reader.text(SOP_INSTANCE)),
+            series=new(reader.text(SERIES)),
             study=new(reader.text(STUDY)),
         )
-        out_syntax = codec.EXPLICIT_LE if syntax == codec.IMPLICIT_LE else syntax
-        parts = (_file_meta(sop_class, sop_instance, out_syntax), *walker.out)
+        native = syntax == codec.IMPLICIT_LE or (painted is not None and painted.decoded)
+        out_syntax = codec.EXPLICIT_LE if native else syntax
+        meta = marks.file_meta(proof.sop_class, proof.sop_instance, out_syntax)
         identifiers = Identifiers(
             frozenset(walker.names),
             frozenset(walker.numbers),
             reader.dates(),
             frozenset(walker.places),
         )
-        return Encoded(parts, proof, identifiers)
-
-    def _make_marks(self) -> tuple[bytes, bytes]:
-        """Group 0012 and (0028,0303): what ran, exactly (PS3.15 E.1.1, PS3.3 C.7.1.1)."""
-        options = self._profile.options
-        items = b"".join(
-            ITEM_START
-            + encode(0x00080100, b"SH", code.encode())
-            + encode(0x00080102, b"SH", b"DCM")
-            + encode(0x00080104, b"LO", meaning.encode()[:64])
-            + ITEM_STOP
-            for code, meaning in self._codes
-        )
-        method = f"clinode {_version()}; profile {self._profile.hash[:16]}"
-        removed = b"".join(
-            (
-                encode(IDENTITY_REMOVED, b"CS", b"YES"),
-                encode(METHOD, b"LO", method.encode()),
-                sequence_head(METHOD_CODES) + items + SEQUENCE_STOP,
-            )
-        )
-        if Option.RETAIN_FULL_DATES in options:
-            temporal = b"UNMODIFIED"
-        elif Option.RETAIN_MODIFIED_DATES in options:
-            temporal = b"MODIFIED"
-        else:
-            temporal = b"REMOVED"
-        return removed, encode(TEMPORAL, b"CS", temporal)
+        return Encoded((meta, *walker.out), proof, identifiers)
 
 
-class _Reader:
-    """Values of the top level that decide about the whole object."""
-
-    def __init__(self, body: bytes, elements: Mapping[int, Element]) -> None:
-        self._body = body
-        self.elements = elements
-
-    def raw_text(self, tag: int) -> str:
-        """The value as text, stripped; bytes outside UTF-8 by Latin-1."""
-        element = self.elements.get(tag)
-        if element is None:
-            return ""
-        raw = self._body[element.start : element.end]
-        try:
-            return raw.decode("utf-8").strip(" \0")
-        except UnicodeDecodeError:
-            return raw.decode("latin-1").strip(" \0")
-
-    def text(self, tag: int) -> str:
-        """The value as plain text in upper case, stripped."""
-        return self.raw_text(tag).upper()
-
-    def dates(self) -> frozenset[str]:
-        """Birth date and dates of study, series and image, as YYYYMMDD."""
-        found = (self.raw_text(tag)[:8] for tag in DATE_TAGS if tag in self.elements)
-        return frozenset(day for day in found if len(day) == 8 and day.isdigit())
-
-    def number(self, tag: int, default: int = 0) -> int:
-        """A US value, or an IS value; the default where absent."""
-        element = self.elements.get(tag)
-        if element is None or element.end == element.start:
-            return default
-        raw = self._body[element.start : element.end]
-        if element.vr == b"IS":
-            return int(raw.strip(b" \0"))
-        return int.from_bytes(raw[:2], "little")
-
-
-def _facts(reader: _Reader) -> ImageFacts:
-    padding = 0x00280120
-    return ImageFacts(
-        sop_class=reader.text(SOP_CLASS),
-        modality=reader.text(0x00080060),
-        image_type=tuple(part.strip() for part in reader.text(0x00080008).split("\\")),
-        burned_in=reader.text(0x00280301),
-        conversion=reader.text(0x00080064),
-        has_pixels=PIXEL_DATA in reader.elements,
-        rows=reader.number(ROWS),
-        columns=reader.number(0x00280011),
-        samples=reader.number(0x00280002, 1),
-        frames=max(1, reader.number(0x00280008, 1)),
-        allocated=_allocated(reader),
-        stored=reader.number(0x00280101),
-        high=reader.number(0x00280102),
-        signed=reader.number(0x00280103) == 1,
-        photometric=reader.text(0x00280004),
-        padding=reader.number(padding) if padding in reader.elements else None,
-    )
-
-
-def _allocated(reader: _Reader) -> int:
-    if _FLOAT_PIXELS[0] in reader.elements:
-        return 32
-    return 64 if _FLOAT_PIXELS[1] in reader.elements else reader.number(0x00280100)
-
-
-def _file_meta(sop_class: str, sop_instance: str, syntax: str) -> bytes:
-    """Preamble and file meta information of our own (PS3.10 7.1)."""
-    group = b"".join(
-        (
-            encode(0x00020001, b"OB", b"\0\1"),
-            encode(0x00020002, b"UI", sop_class.encode()),
-            encode(0x00020003, b"UI", sop_instance.encode()),
-            encode(0x00020010, b"UI", syntax.encode()),
-            encode(0x00020012, b"UI", IMPLEMENTATION_UID.encode()),
-            encode(0x00020013, b"SH", IMPLEMENTATION_NAME.encode()),
-        )
-    )
-    return bytes(128) + b"DICM" + encode(0x00020000, b"UL", struct.pack("<I", len(group))) + group
+def _walk_around(
+    walker: Walker, node: Node, elements: dict[int, Element], insertions: list[Insertion]
+) -> dict[int, int]:
+    """Walk the top level with our own elements in their places; says where each one lies."""
+    places: dict[int, int] = {}
+    ordered = list(elements.values())
+    begin = 0
+    for tag, chunk, letter in insertions:
+        end = bisect_left(ordered, tag, lo=begin, key=itemgetter(0))
+        walker.walk(ordered[begin:end], node, elements)
+        places[tag] = len(walker.out)
+        walker.out.append(chunk)
+        begin = end
+        if end < len(ordered) and ordered[end].tag == tag:
+            walker.letters[letter] += 1
+            begin = end + 1
+    walker.walk(ordered[begin:], node, elements)
+    return places

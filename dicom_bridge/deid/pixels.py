@@ -8,7 +8,6 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from dicom_bridge.deid.profile import Profile
 from dicom_bridge.errors import DataRefused
 
 SECONDARY_CAPTURE = frozenset(
@@ -62,6 +61,9 @@ class ImageFacts:
         signed: PixelRepresentation is 1.
         photometric: PhotometricInterpretation.
         padding: PixelPaddingValue as stored bits, None where absent.
+        planar: PlanarConfiguration: 0 colour by pixel, 1 by plane.
+        floating: Float or Double Float Pixel Data.
+        manufacturer: Manufacturer. model: ManufacturerModelName. station: StationName.
     """
 
     sop_class: str
@@ -80,6 +82,21 @@ class ImageFacts:
     signed: bool = False
     photometric: str = ""
     padding: int | None = None
+    planar: int = 0
+    floating: bool = False
+    manufacturer: str = ""
+    model: str = ""
+    station: str = ""
+
+    @property
+    def carries_text(self) -> bool:
+        """Whether images of this kind carry text as a rule: captures, screens, ultrasound."""
+        return (
+            self.sop_class in SECONDARY_CAPTURE
+            or self.sop_class in ULTRASOUND
+            or self.modality == "US"
+            or bool(self.conversion)
+        )
 
     @property
     def expected(self) -> int:
@@ -88,15 +105,22 @@ class ImageFacts:
         return (self.rows * self.columns * samples * self.frames * self.allocated + 7) // 8
 
 
-def burned_in_reason(facts: ImageFacts, profile: Profile) -> str | None:
+def burned_in_reason(
+    facts: ImageFacts, *, trust_annotation_no: bool = False, trust_text_detection: bool = False
+) -> str | None:
     """Why text may be burned into these pixels, by the header alone; None where nothing says so.
 
     Rules in this order: the header says YES; objects that are pictures of screens or paper; kinds
     of images that carry text as a rule; derived images that no known computation made.
+
+    Args:
+        facts: what the header says.
+        trust_annotation_no: captures and ultrasound may pass where BurnedInAnnotation is NO.
+        trust_text_detection: they may pass where the header says nothing.
     """
     if facts.burned_in == "YES":
         return "burned-in annotation: the header says that text is in the pixels"
-    trusted = profile.trust_annotation_no and facts.burned_in == "NO"
+    trusted = (trust_annotation_no and facts.burned_in == "NO") or trust_text_detection
     if facts.sop_class in SECONDARY_CAPTURE and not trusted:
         return "secondary capture: text may be burned into the pixels"
     if (facts.sop_class in ULTRASOUND or facts.modality == "US") and not trusted:
@@ -108,7 +132,7 @@ def burned_in_reason(facts: ImageFacts, profile: Profile) -> str | None:
             return "screen capture or report page: text may be burned into the pixels"
     if facts.sop_class in NO_TEXT or facts.burned_in == "NO":
         return None
-    if facts.image_type[:2] == ("DERIVED", "SECONDARY"):
+    if facts.image_type[:2] == ("DERIVED", "SECONDARY") and not trust_text_detection:
         words = {w for part in facts.image_type[2:] for w in part.replace(" ", "_").split("_")}
         if not words & COMPUTED_WORDS:
             return "derived secondary image of unknown making: text may be burned into the pixels"

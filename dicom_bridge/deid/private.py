@@ -1,39 +1,46 @@
-"""Private attributes that PS3.15 E.3.10 (Table E.3.10-1) lists as safe: numbers of acquisition.
+"""Private attributes that PS3.15 E.3.10 (Table E.3.10-1) lists as safe.
 
-Only entries whose values are numbers are taken. An element stays where its block's creator, its
-offset in the block and its VR are all as listed; the creator is then written anew.
+Of its 479 rows those stay whose values have a closed form: numbers, code strings, tags, and five
+short technical texts. Sequences, free text, UIDs and bulk data of private elements go although the
+table names them: their contents cannot be judged value by value.
+
+What a sender declares safe by (0008,0300), (0008,0306) and (0008,0307) is not honoured: nothing
+says who declared it, and a wrong declaration would be a leak. The declaration itself goes too.
 """
 
 from __future__ import annotations
 
+import json
 from collections.abc import Mapping
+from functools import cache
 from types import MappingProxyType
 
-SAFE: Mapping[tuple[int, str], Mapping[int, frozenset[bytes]]] = MappingProxyType(
-    {
-        (0x7053, "Philips PET Private Group"): {0x00: frozenset({b"DS"}), 0x09: frozenset({b"DS"})},
-        (0x2001, "Philips Imaging DD 001"): {0x03: frozenset({b"FL"})},
-        (0x2005, "Philips MR Imaging DD 001"): {
-            0x0D: frozenset({b"FL"}),
-            0x0E: frozenset({b"FL"}),
-        },
-        (0x0019, "SIEMENS MR HEADER"): {
-            0x0C: frozenset({b"IS"}),
-            0x0E: frozenset({b"FD"}),
-            0x27: frozenset({b"FD"}),
-        },
-        (0x0019, "GEMS_ACQU_01"): {0x23: frozenset({b"DS"}), 0x24: frozenset({b"DS"})},
-        (0x0043, "GEMS_PARM_01"): {0x39: frozenset({b"IS"})},
-    }
-)
+from dicom_bridge.deid.table import SAFE_PRIVATE, read_table
+
+Block = Mapping[int, bytes]
 
 
-def safe_vrs(tag: int, creator: str) -> frozenset[bytes]:
-    """The VRs with which a private element may stay; empty where it may not.
+@cache
+def safe_blocks() -> Mapping[tuple[int, str], Block]:
+    """By group and creator: offset in the block to the VR with which the element may stay."""
+    creators = json.loads(read_table(SAFE_PRIVATE))["creators"]
+    return MappingProxyType(
+        {
+            (int(group, 16), creator): MappingProxyType(
+                {int(o, 16): vr.encode() for vr, offsets in rows.items() for o in offsets.split()}
+            )
+            for creator, groups in creators.items()
+            for group, rows in groups.items()
+        }
+    )
+
+
+def safe_vr(tag: int, creator: str) -> bytes | None:
+    """The VR with which a private element may stay; None where it may not.
 
     Args:
         tag: group and element as one number, the element above 0x1000.
         creator: the private creator of its block, stripped.
     """
-    block = SAFE.get((tag >> 16, creator))
-    return block.get(tag & 0xFF, frozenset()) if block is not None else frozenset()
+    block = safe_blocks().get((tag >> 16, creator))
+    return block.get(tag & 0xFF) if block is not None else None

@@ -1,4 +1,4 @@
-"""A de-identification profile: which options run beside the Basic Profile, and the pixel rules."""
+"""A de-identification profile: options beside the Basic Profile, pixel rules, masks, documents."""
 
 from __future__ import annotations
 
@@ -7,19 +7,29 @@ import json
 import tomllib
 from collections.abc import Iterable
 from dataclasses import dataclass
+from enum import StrEnum
 from functools import cached_property
 from pathlib import Path
 from typing import Any
 
+from dicom_bridge.deid.masks import Mask
 from dicom_bridge.deid.table import Option, table_hash
 from dicom_bridge.errors import SettingsRefused
 
-ENGINE_VERSION = "1"
+ENGINE_VERSION = "2"
 LARGEST_PROFILE = 1024 * 1024
-_UNAVAILABLE = {
-    Option.CLEAN_PIXEL_DATA: "images with text in their pixels are refused, not painted over",
-    Option.CLEAN_RECOGNIZABLE_VISUAL_FEATURES: "faces are removed after conversion, not in DICOM",
-}
+_FLAGS = ("detect_text", "trust_annotation_no", "trust_text_detection")
+
+
+class Documents(StrEnum):
+    """What becomes of encapsulated PDF documents.
+
+    ``REPLACE``: the document is replaced by an empty one, as Table E.1-1 has it (D); the object
+    stays. ``REFUSE``: the object is refused.
+    """
+
+    REPLACE = "replace"
+    REFUSE = "refuse"
 
 
 @dataclass(frozen=True)
@@ -31,23 +41,47 @@ class Profile:
         detect_text: look for burned-in text in the pixels of images that are taken.
         trust_annotation_no: take secondary captures and ultrasound when BurnedInAnnotation is NO
             and no text is seen; refused otherwise.
+        trust_text_detection: take them also when the header says nothing, if no text is seen. The
+            weakest rule: the detection does not see every text.
+        masks: areas to blank by device and size; with the option Clean Pixel Data only.
+        documents: what becomes of encapsulated PDF documents.
 
     Raises:
-        SettingsRefused: options contradict each other, or one cannot run here.
+        SettingsRefused: the settings contradict each other, or an option cannot run here.
     """
 
     options: frozenset[Option] = frozenset()
     detect_text: bool = True
     trust_annotation_no: bool = False
+    trust_text_detection: bool = False
+    masks: tuple[Mask, ...] = ()
+    documents: Documents = Documents.REPLACE
 
     def __post_init__(self) -> None:
         dates = {Option.RETAIN_FULL_DATES, Option.RETAIN_MODIFIED_DATES}
         if dates <= self.options:
             names = " and ".join(sorted(dates))
             raise SettingsRefused(f"the options {names} contradict each other: choose one")
-        for option, reason in _UNAVAILABLE.items():
-            if option in self.options:
-                raise SettingsRefused(f"the option {option} cannot be claimed: {reason}")
+        if Option.CLEAN_RECOGNIZABLE_VISUAL_FEATURES in self.options:
+            name = Option.CLEAN_RECOGNIZABLE_VISUAL_FEATURES
+            reason = "faces are removed after conversion, not in DICOM"
+            raise SettingsRefused(f"the option {name} cannot be claimed: {reason}")
+        self._check_pixels()
+
+    def _check_pixels(self) -> None:
+        wanted = Option.CLEAN_PIXEL_DATA in self.options
+        if wanted and not self.masks:
+            message = f"the option {Option.CLEAN_PIXEL_DATA} cannot be claimed without masks"
+            raise SettingsRefused(f"{message}: add [[pixels.mask]] or leave the option out")
+        if self.masks and not wanted:
+            message = f"the masks need the option {Option.CLEAN_PIXEL_DATA}"
+            raise SettingsRefused(f"{message}: add it to `options` or remove the masks")
+        if self.masks and not self.detect_text:
+            message = "masks and detect_text = false contradict each other"
+            raise SettingsRefused(f"{message}: what a mask leaves must be looked at")
+        if self.trust_text_detection and not self.detect_text:
+            message = "trust_text_detection and detect_text = false contradict each other"
+            raise SettingsRefused(f"{message}: there is then nothing to trust")
 
     @classmethod
     def basic(cls, options: Iterable[Option] = frozenset()) -> Profile:
@@ -56,7 +90,10 @@ class Profile:
 
     @classmethod
     def load(cls, path: Path) -> Profile:
-        """Read a TOML file: ``options = [...]``, ``[pixels] detect_text, trust_annotation_no``.
+        """Read a TOML file.
+
+        Keys: ``options = [...]``, ``documents = "replace"|"refuse"``, and a table ``[pixels]`` with
+        ``detect_text``, ``trust_annotation_no``, ``trust_text_detection`` and ``[[pixels.mask]]``.
 
         Raises:
             SettingsRefused: the file cannot be read, has an unknown key, or is contradictory.
@@ -73,9 +110,11 @@ class Profile:
     def _from_document(cls, document: dict[str, Any]) -> Profile:
         pixels = document.pop("pixels", {})
         names = document.pop("options", [])
+        documents = document.pop("documents", str(Documents.REPLACE))
         if not isinstance(pixels, dict) or not isinstance(names, list):
             raise SettingsRefused("the profile needs a list `options` and a table `[pixels]`")
-        unknown = [*document, *(set(pixels) - {"detect_text", "trust_annotation_no"})]
+        masks = pixels.pop("mask", [])
+        unknown = [*document, *(set(pixels) - set(_FLAGS))]
         if unknown:
             raise SettingsRefused(f"the profile has unknown keys: {', '.join(sorted(unknown))}")
         known = {str(option) for option in Option}
@@ -84,8 +123,17 @@ class Profile:
             expected = ", ".join(sorted(known))
             raise SettingsRefused(f"unknown options {', '.join(wrong)}: choose from {expected}")
         if not all(isinstance(value, bool) for value in pixels.values()):
-            raise SettingsRefused("the keys of `[pixels]` are true or false")
-        return cls(options=frozenset(Option(name) for name in names), **pixels)
+            raise SettingsRefused(f"{', '.join(_FLAGS)} of `[pixels]` are true or false")
+        if documents not in list(Documents):
+            raise SettingsRefused(f"`documents` is one of {', '.join(Documents)}")
+        if not isinstance(masks, list) or not all(isinstance(mask, dict) for mask in masks):
+            raise SettingsRefused("masks are tables: write [[pixels.mask]]")
+        return cls(
+            options=frozenset(Option(name) for name in names),
+            masks=tuple(Mask.from_table(mask) for mask in masks),
+            documents=Documents(documents),
+            **pixels,
+        )
 
     @cached_property
     def hash(self) -> str:
@@ -94,6 +142,9 @@ class Profile:
             "options": sorted(self.options),
             "detect_text": self.detect_text,
             "trust_annotation_no": self.trust_annotation_no,
+            "trust_text_detection": self.trust_text_detection,
+            "masks": [mask.to_json() for mask in self.masks],
+            "documents": str(self.documents),
             "tables": table_hash(),
             "engine": ENGINE_VERSION,
         }

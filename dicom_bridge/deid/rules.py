@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
-from dataclasses import dataclass, field
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, field, replace
 from enum import IntEnum
 from functools import cache
 from typing import Any
@@ -13,8 +13,16 @@ from pydicom._dicom_dict import DicomDictionary
 from pydicom.datadict import tag_for_keyword
 
 from dicom_bridge.deid import values
-from dicom_bridge.deid.profile import Profile
-from dicom_bridge.deid.table import Action, Option, Row, load_rows, read_table, resolve
+from dicom_bridge.deid.profile import Documents, Profile
+from dicom_bridge.deid.table import (
+    OPTION_CODES,
+    Action,
+    Option,
+    Row,
+    load_rows,
+    read_table,
+    resolve,
+)
 from dicom_bridge.deid.values import Judge
 from dicom_bridge.errors import DataRefused
 
@@ -60,6 +68,8 @@ class Rule:
         vrs: VRs the dictionary knows for it; with another one the element goes.
         judge: decides on the value, for ``Method.JUDGE``.
         child: rules of the items, for sequences.
+        label: the action and, after a blank, the codes (CID 7050) of the options that decided so,
+            joined by commas: what is counted when the rule has run.
     """
 
     action: Action
@@ -68,12 +78,14 @@ class Rule:
     vrs: frozenset[bytes]
     judge: Judge | None = None
     child: Node | None = None
+    label: str = ""
 
 
 PATIENT_TAGS = frozenset({0x00100010, 0x00100020})
 CODE_VALUE, CODE_SCHEME, CODE_MEANING = 0x00080100, 0x00080102, 0x00080104
 CONTENT_SEQUENCE, GRAPHIC_OBJECTS, GRAPHIC_ANNOTATION = 0x0040A730, 0x00700009, 0x00700001
 OURS = frozenset({0x00120062, 0x00120063, 0x00120064, 0x00280303})
+ENCAPSULATED_PDF, DOCUMENT = "1.2.840.10008.5.1.4.1.1.104.1", 0x00420011
 UNASSIGNED = frozenset({0x00209170, 0x00209171})  # any attribute of the converted image
 TECHNICAL_GROUPS = frozenset({0x0018, 0x0020, 0x0028, 0x0040, 0x0054})
 CLOSED_FORMS = frozenset({"US", "SS", "UL", "SL", "FL", "FD", "DS", "IS", "CS", "US or SS"})
@@ -127,6 +139,7 @@ _TEXT_JUDGES: Mapping[int, Judge] = {
     CODE_VALUE: values.code_value,
     CODE_SCHEME: values.code_scheme,
     **dict.fromkeys(_tags("CodingSchemeVersion"), values.device_text),
+    **dict.fromkeys(_tags("MIMETypeOfEncapsulatedDocument", "ListOfMIMETypes"), values.pdf_type),
 }
 _FORM_JUDGES: Mapping[str, Judge] = {
     "DS": values.number,
@@ -163,11 +176,34 @@ def compile_rules(profile: Profile, sop_class: str) -> Node:
         raise DataRefused("the SOP Class UID is missing or empty")
     iod = sop_classes().get(sop_class)
     if iod is None:
-        raise DataRefused("objects of this SOP class cannot be de-identified: send images or SEG")
+        raise DataRefused(_not_supported(sop_class))
+    if sop_class == ENCAPSULATED_PDF and profile.documents is Documents.REFUSE:
+        raise DataRefused("encapsulated document: the profile refuses documents")
     compiler = _Compiler(profile)
     root = compiler.node(_iods()["roots"][iod], top=True)
     compiler.add_options(root)
     return root
+
+
+_ROOT = "1.2.840.10008.5.1.4.1.1."
+_FAMILIES = (
+    ("9.", "waveforms: their channels cannot be searched for a name or a voice"),
+    ("66", "raw data: private contents that nobody can search"),
+    ("77.", "visible light images, videos and slides: faces and labels may be in the picture"),
+    ("104.", "encapsulated documents other than PDF"),
+    ("481.", "this kind of radiotherapy object"),
+    ("11.", "this kind of presentation state"),
+    ("88.", "this kind of structured report"),
+)
+
+
+def _not_supported(sop_class: str) -> str:
+    """Why objects of a SOP class are refused, by its family."""
+    rest = sop_class.removeprefix(_ROOT)
+    for prefix, words in _FAMILIES if rest != sop_class else ():
+        if rest.startswith(prefix):
+            return f"objects of this SOP class cannot be de-identified: {words}"
+    return "objects of this SOP class cannot be de-identified: it is not an image, SEG, SR or PDF"
 
 
 class _Compiler:
@@ -175,6 +211,7 @@ class _Compiler:
 
     def __init__(self, profile: Profile) -> None:
         self._options = profile.options
+        self._ordered = sorted(profile.options)
         self._rows = load_rows()
         self._done: dict[int, Node] = {}
 
@@ -188,7 +225,7 @@ class _Compiler:
             kind, child = entry if isinstance(entry, list) else (entry, None)
             rule = self._rule(int(name, 16), str(kind), child)
             if rule is not None:
-                node.rules[int(name, 16)] = rule
+                node.rules[int(name, 16)] = self._labelled(rule, int(name, 16))
         self._recursion(node)
         return node
 
@@ -198,7 +235,14 @@ class _Compiler:
             if tag not in root.rules and any(option in row.options for option in self._options):
                 rule = self._rule(tag, "3", None)
                 if rule is not None and rule.method is not Method.SEQUENCE:
-                    root.rules[tag] = rule
+                    root.rules[tag] = self._labelled(rule, tag)
+
+    def _labelled(self, rule: Rule, tag: int) -> Rule:
+        """The rule with its label: an option is named where its own action is the rule's."""
+        row = self._rows.get(tag)
+        cells = row.options if row is not None else {}
+        deciding = (option for option in self._ordered if cells.get(option) is rule.action)
+        return replace(rule, label=labelled(rule.action, deciding))
 
     def _recursion(self, node: Node) -> None:
         content = node.rules.get(CONTENT_SEQUENCE)
@@ -300,6 +344,11 @@ class _Compiler:
         return _denied(kind, vrs)
 
 
+def labelled(action: Action, options: Iterable[Option] = ()) -> str:
+    """An action with the codes of the options that decided on it."""
+    return " ".join(filter(None, (str(action), ",".join(OPTION_CODES[o][0] for o in options))))
+
+
 def technical_rule(tag: int) -> Rule | None:
     """The rule for a public number or term outside the IOD at top level, if there is one."""
     known = DicomDictionary.get(tag)
@@ -309,8 +358,19 @@ def technical_rule(tag: int) -> Rule | None:
     if vr not in CLOSED_FORMS:
         return None
     if vr in _FORM_JUDGES:
-        return Rule(Action.KEEP, Method.JUDGE, "3", _vrs(vr), _FORM_JUDGES[vr])
-    return Rule(Action.KEEP, Method.RAW, "3", _vrs(vr))
+        return Rule(Action.KEEP, Method.JUDGE, "3", _vrs(vr), _FORM_JUDGES[vr], label="K")
+    return Rule(Action.KEEP, Method.RAW, "3", _vrs(vr), label="K")
+
+
+@cache
+def private_rule(vr: bytes) -> Rule:
+    """The rule for a safe private element, by its VR in Table E.3.10-1."""
+    label = labelled(Action.CLEAN, [Option.RETAIN_SAFE_PRIVATE])
+    judge = _FORM_JUDGES.get(vr.decode())
+    if judge is None and vr in (b"LO", b"SH"):
+        judge = values.device_text
+    method = Method.RAW if judge is None else Method.JUDGE
+    return Rule(Action.CLEAN, method, "3", frozenset({vr}), judge, label=label)
 
 
 def _denied(kind: str, vrs: frozenset[bytes]) -> Rule | None:

@@ -14,6 +14,7 @@ from typing import Any
 
 TABLES = "dicom_bridge.deid.tables"
 TABLE_FILES = ("confidentiality_profile_attributes.json", "additions_2024b_to_2026c.json")
+SAFE_PRIVATE = "safe_private.json"
 
 
 class Option(StrEnum):
@@ -109,7 +110,8 @@ def read_table(name: str) -> bytes:
 @cache
 def table_hash() -> str:
     """SHA-256 over every data file that decides what happens to an element."""
-    names = (*TABLE_FILES, "iod_attributes.json", "codes.json", "vocabulary.json")
+    others = ("iod_attributes.json", "codes.json", "vocabulary.json", SAFE_PRIVATE)
+    names = (*TABLE_FILES, *others)
     return hashlib.sha256(b"".join(read_table(name) for name in names)).hexdigest()
 
 

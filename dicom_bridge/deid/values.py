@@ -202,6 +202,12 @@ def vendor(raw: bytes) -> Verdict:
     return Verdict(raw.rstrip(b"\0")) if plain in VENDORS or not plain else REFUSED
 
 
+def pdf_type(raw: bytes) -> Verdict:
+    """The one MIME type that a document may have."""
+    known = raw.decode("ascii", "replace").strip(" \0").lower() == "application/pdf"
+    return Verdict(b"application/pdf") if known else REFUSED
+
+
 def device_text(raw: bytes) -> Verdict:
     """Names of models, software, sequences and coils: short, no dates, no long numbers."""
     try:

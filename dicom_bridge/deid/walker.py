@@ -19,7 +19,7 @@ from dicom_bridge.deid.identifiers import (
     phrases,
 )
 from dicom_bridge.deid.pixels import ENCODINGS, ImageFacts, clean_fragments, native_pixels
-from dicom_bridge.deid.private import safe_vrs
+from dicom_bridge.deid.private import safe_vr
 from dicom_bridge.deid.pseudonym import Pseudonymizer
 from dicom_bridge.deid.rules import (
     CODE_MEANING,
@@ -29,9 +29,9 @@ from dicom_bridge.deid.rules import (
     Method,
     Node,
     Rule,
+    private_rule,
     technical_rule,
 )
-from dicom_bridge.deid.table import Action
 from dicom_bridge.deid.values import BINARY_SIZES, DUMMIES, Verdict
 from dicom_bridge.errors import DataRefused
 
@@ -116,10 +116,17 @@ class Walker:
         patient: new name and day offset.
         facts: what the header says about the pixels.
         syntax: transfer syntax of the body.
+        painted: native pixel data to write in the place of the object's own, None for its own.
     """
 
     def __init__(
-        self, body: bytes, memory: Memory, patient: Patient, facts: ImageFacts, syntax: str
+        self,
+        body: bytes,
+        memory: Memory,
+        patient: Patient,
+        facts: ImageFacts,
+        syntax: str,
+        painted: bytes | None = None,
     ) -> None:
         self.out: list[bytes | memoryview] = []
         self.letters: Counter[str] = Counter()
@@ -133,6 +140,7 @@ class Walker:
         self._patient = patient
         self._facts = facts
         self._syntax = syntax
+        self._painted = painted
 
     def walk(
         self, part: Iterable[Element], node: Node, siblings: dict[int, Element], depth: int = 0
@@ -158,6 +166,8 @@ class Walker:
                     letters["X"] += 1
                     self._look_into(element, depth)
                     continue
+                if vr == b"UN":
+                    (vr,) = rule.vrs  # a safe private element: the table says its VR
             if vr not in rule.vrs or rule.method > Method.UID:
                 self._special(element, rule, siblings, depth)
                 continue
@@ -206,7 +216,7 @@ class Walker:
             verdict = rule.judge(raw) if rule.judge is not None else values.REFUSED
         if verdict.value is None:
             return _fallback(tag, vr, rule)
-        letter = str(rule.action)
+        letter = rule.label
         if method is Method.UID:
             letter = "K" if verdict.value == raw.rstrip(b"\0 ") else "U"
         return Outcome(encode(tag, vr, verdict.value), verdict.text, letter)
@@ -232,7 +242,7 @@ class Walker:
             self._pixels(element)
             return
         elif rule.method is Method.PATIENT:
-            outcome = Outcome(encode(tag, vr, self._patient.pseudonym), "", str(rule.action))
+            outcome = Outcome(encode(tag, vr, self._patient.pseudonym), "", rule.label)
         elif rule.method is Method.DUMMY_ITEM:
             outcome = Outcome(_dummy_item(tag), "", "D")
         else:
@@ -254,7 +264,7 @@ class Walker:
             verdict = values.code_meaning(scheme, self._sibling(siblings, CODE_VALUE), raw)
         if verdict.value is None:
             return _fallback(element.tag, element.vr, rule)
-        return Outcome(encode(element.tag, element.vr, verdict.value), verdict.text, "C")
+        return Outcome(encode(element.tag, element.vr, verdict.value), verdict.text, rule.label)
 
     def _sibling(self, siblings: dict[int, Element], tag: int) -> bytes:
         found = siblings.get(tag)
@@ -263,7 +273,7 @@ class Walker:
     def _sequence(self, element: Element, rule: Rule, depth: int) -> None:
         if depth >= codec.DEEPEST:
             raise DataRefused(f"sequences are nested more than {codec.DEEPEST} deep")
-        self.letters[str(rule.action)] += 1
+        self.letters[rule.label] += 1
         if element.end == element.start or rule.child is None:
             self.out.append(encode(element.tag, b"SQ", b""))
             return
@@ -275,8 +285,15 @@ class Walker:
         self.out.append(SEQUENCE_STOP)
 
     def _pixels(self, element: Element) -> None:
-        self.letters["K"] += 1
+        self.letters["K" if self._painted is None else "C"] += 1
         body, tag, vr = self._body, element.tag, element.vr
+        if self._painted is not None:
+            padded = self._painted + b"\0" * (len(self._painted) % 2)
+            vr = vr if tag != codec.PIXEL_DATA else b"OW"
+            self.out.append(_LONG_HEAD.pack(tag >> 16, tag & 0xFFFF, vr, 0, len(padded)))
+            self.out.append(padded)
+            self.stored = self._painted
+            return
         if not element.undefined:
             stored = native_pixels(memoryview(body)[element.start : element.end], self._facts)
             self.out.append(_LONG_HEAD.pack(tag >> 16, tag & 0xFFFF, vr, 0, len(stored)))
@@ -308,21 +325,23 @@ class Walker:
         tag = element.tag
         number = tag & 0xFFFF
         if 0x10 <= number <= 0xFF:
-            creator = self._body[element.start : element.end].decode("ascii", "replace").strip()
+            creator = (
+                self._body[element.start : element.end].decode("ascii", "replace").strip(" \0")
+            )
             block = (tag & 0xFFFF0000) | number << 8
             known = any(
-                other.vr in safe_vrs(other.tag, creator)
+                block <= other.tag <= block | 0xFF
+                and other.vr in (safe_vr(other.tag, creator), b"UN")
+                and safe_vr(other.tag, creator) is not None
                 for other in siblings.values()
-                if block <= other.tag <= block | 0xFF
             )
-            return _KEEP_CREATOR if known else None
+            return private_rule(b"LO") if known and element.vr in (b"LO", b"UN") else None
         name = siblings.get((tag & 0xFFFF0000) | (number >> 8))
-        if name is None:
+        if name is None or element.undefined:
             return None
-        creator = self._body[name.start : name.end].decode("ascii", "replace").strip()
-        if element.vr not in safe_vrs(tag, creator):
-            return None
-        return _KEEP_NUMBER if element.vr in (b"DS", b"IS") else _KEEP_BINARY
+        creator = self._body[name.start : name.end].decode("ascii", "replace").strip(" \0")
+        vr = safe_vr(tag, creator)
+        return private_rule(vr) if vr is not None and element.vr in (vr, b"UN") else None
 
     def _note(self, tag: int, raw: bytes) -> None:
         if tag in NUMBER_TAGS:
@@ -344,11 +363,6 @@ class Walker:
                     self._note(inner.tag, self._body[inner.start : inner.end])
                 else:
                     self._look_into(inner, depth + 1)
-
-
-_KEEP_NUMBER = Rule(Action.KEEP, Method.JUDGE, "3", frozenset({b"DS", b"IS"}), judge=values.number)
-_KEEP_BINARY = Rule(Action.KEEP, Method.RAW, "3", frozenset({b"FL", b"FD"}))
-_KEEP_CREATOR = Rule(Action.KEEP, Method.JUDGE, "3", frozenset({b"LO"}), judge=values.device_text)
 
 
 @lru_cache(maxsize=4096)

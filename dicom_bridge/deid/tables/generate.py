@@ -63,6 +63,7 @@ IODS = (
     "x-ray-radiation-dose-sr",
     "key-object-selection-document",
     "grayscale-softcopy-presentation-state",
+    "encapsulated-pdf",
 )
 LEFT_OUT = frozenset({"overlay-plane", "multi-frame-overlay", "overlay", "curve", "audio"})
 STRICTNESS = {"1": 0, "1C": 1, "2": 2, "2C": 3, "3": 4, "None": 5}

@@ -53,7 +53,7 @@ def _captured(ds: Dataset) -> None:
 
 
 def _document(ds: Dataset) -> None:
-    ds.SOPClassUID = "1.2.840.10008.5.1.4.1.1.104.1"
+    ds.SOPClassUID = "1.2.840.10008.5.1.4.1.1.104.2"
 
 
 def _private_class(ds: Dataset) -> None:
