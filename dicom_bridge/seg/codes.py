@@ -10,6 +10,8 @@ import tomllib
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
+import tomli_w
+
 from dicom_bridge.errors import SegRefused
 from dicom_bridge.seg.model import (
     BRAIN,
@@ -220,11 +222,11 @@ def load_labels(path: Path) -> tuple[SegmentSpec, ...]:
 
 def labels_toml(labels: Sequence[SegmentSpec]) -> str:
     """The TOML text that `load_labels` reads back."""
-    return "\n".join(_label_toml(label) for label in labels)
+    return tomli_w.dumps({"label": [_entry(label) for label in labels]})
 
 
-def _label_toml(label: SegmentSpec) -> str:
-    lines = ["[[label]]", f"value = {label.number}", f"name = {_quoted(label.label)}"]
+def _entry(label: SegmentSpec) -> dict[str, object]:
+    entry: dict[str, object] = {"value": label.number, "name": label.label}
     codes = {
         "category": label.category,
         "type": label.type,
@@ -233,10 +235,8 @@ def _label_toml(label: SegmentSpec) -> str:
     }
     for key, code in codes.items():
         if code is not None:
-            parts = (("value", code.value), ("scheme", code.scheme), ("meaning", code.meaning))
-            inner = ", ".join(f"{name} = {_quoted(text)}" for name, text in parts)
-            lines.append(f"{key} = {{ {inner} }}")
-    lines.append(f"colour = {list(label.colour)}")
+            entry[key] = {"value": code.value, "scheme": code.scheme, "meaning": code.meaning}
+    entry["colour"] = list(label.colour)
     texts = {
         "algorithm_type": label.algorithm_type,
         "algorithm_name": label.algorithm_name,
@@ -244,13 +244,4 @@ def _label_toml(label: SegmentSpec) -> str:
         "tracking_id": label.tracking_id,
         "tracking_uid": label.tracking_uid,
     }
-    lines += [f"{key} = {_quoted(text)}" for key, text in texts.items() if text]
-    return "\n".join(lines) + "\n"
-
-
-def _quoted(text: str) -> str:
-    """A TOML basic string."""
-    escaped = text.replace("\\", "\\\\").replace('"', '\\"')
-    return (
-        '"' + "".join(c if c >= " " and c != "\x7f" else f"\\u{ord(c):04x}" for c in escaped) + '"'
-    )
+    return {**entry, **{key: text for key, text in texts.items() if text}}
