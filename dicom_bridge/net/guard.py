@@ -1,8 +1,8 @@
-"""Bounds on what a peer can make the Storage SCP hold: PDU length, message size, time, sockets.
+"""Bounds on what a peer can make us hold, below and above pynetdicom's requestor (SCU).
 
-pynetdicom reads whatever PDU length a peer announces, waits for ever for the rest of a started PDU
-and gathers each data set in memory. The classes here sit below and above its state machine and
-bound all three without changing it.
+pynetdicom reads whatever PDU length a peer announces and waits for ever for the rest of a started
+PDU; `GuardedSocket` bounds both without changing its state machine. `SpillBuffer` keeps a data set
+in memory or in a nameless file. Our acceptor has its own bounds: :mod:`dicom_bridge.net.scp`.
 """
 
 from __future__ import annotations
@@ -15,16 +15,10 @@ import time
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from socketserver import BaseServer
 from typing import IO
 
-import structlog
-from pynetdicom.association import Association
 from pynetdicom.dimse import DIMSEServiceProvider
-from pynetdicom.dimse_messages import DIMSEMessage
 from pynetdicom.dimse_primitives import DimseServiceType
-from pynetdicom.pdu_primitives import P_DATA
-from pynetdicom.transport import ThreadedAssociationServer
 
 from dicom_bridge.net.stack import MAXIMUM_PDU_BYTES
 
@@ -33,12 +27,8 @@ _P_DATA = 0x04
 _ASSOCIATE_RQ = 0x01
 _LIMITS = {_ASSOCIATE_RQ: 1 << 20, _P_DATA: MAXIMUM_PDU_BYTES + 1024}
 _OTHER_LIMIT = 1 << 16
-_COMMAND_LIMIT = 1 << 16
-_WAITING_MESSAGES = 4
 _QUICK_ACK: int | None = getattr(socket, "TCP_QUICKACK", None)
 _PIECE = 1 << 20
-_ABORT_EVENT = "Evt19"  # PS3.8 9.2.2: invalid PDU; sends A-ABORT from every state
-_log = structlog.get_logger(__name__)
 
 
 class GuardedSocket(socket.socket):
@@ -126,25 +116,6 @@ class GuardedSocket(socket.socket):
         self.settimeout(remaining)
 
 
-class GuardedServer(ThreadedAssociationServer):
-    """An association server whose connections are guarded; one thread per connection."""
-
-    request_queue_size = 128
-    daemon_threads = True
-
-    def get_request(self) -> tuple[socket.socket, tuple[str, int]]:
-        """Accept a connection."""
-        if self.socket is None:
-            raise OSError("the server is closed")
-        plain, address = self.socket.accept()
-        return GuardedSocket.over(plain), address
-
-    def shutdown(self) -> None:
-        """End the accept loop and close the listening socket."""
-        BaseServer.shutdown(self)
-        self.server_close()
-
-
 @dataclass(frozen=True, slots=True)
 class MessageBounds:
     """How much of one DIMSE message may be held.
@@ -170,7 +141,7 @@ class SpillBuffer(io.BytesIO):
         self.size = 0
         self.failure: OSError | None = None
 
-    def write(self, data: bytes, /) -> int:  # type: ignore[override]
+    def write(self, data: bytes | memoryview, /) -> int:  # type: ignore[override]
         """Append ``data``.
 
         A full disk is kept in ``failure`` and answered when the message is complete.
@@ -191,7 +162,7 @@ class SpillBuffer(io.BytesIO):
             self.failure = error
         return len(data)
 
-    def _spill(self, data: bytes) -> None:
+    def _spill(self, data: bytes | memoryview) -> None:
         if self.failure is not None:
             return
         if self._file is None:
@@ -227,16 +198,6 @@ class SpillBuffer(io.BytesIO):
         super().close()
 
 
-class _CommandBuffer(io.BytesIO):
-    """A command set: a few hundred bytes in truth (PS3.7 6.3)."""
-
-    def write(self, data: bytes, /) -> int:  # type: ignore[override]
-        """Append ``data`` within the limit."""
-        if self.tell() + len(data) > _COMMAND_LIMIT:
-            raise ConnectionAbortedError("the peer sends a command set larger than allowed")
-        return super().write(data)
-
-
 class RequestorDimse(DIMSEServiceProvider):
     """Keeps responses for the request that waits for them.
 
@@ -251,38 +212,3 @@ class RequestorDimse(DIMSEServiceProvider):
         if not block:
             return None, None
         return super().get_msg(block=True)
-
-
-class BoundedDimse(DIMSEServiceProvider):
-    """Gathers messages into bounded buffers and refuses peers that do not wait for answers."""
-
-    def __init__(self, association: Association, bounds: MessageBounds) -> None:
-        super().__init__(association)
-        self._bounds = bounds
-        self._ended = False
-
-    def receive_primitive(self, primitive: P_DATA) -> None:
-        """Take a part of a message, or abort the association.
-
-        It is aborted where the peer sends more than is allowed, or sends requests without waiting
-        although no asynchronous operations were negotiated (PS3.7 D.3.3.3).
-        """
-        if self._ended:
-            return
-        try:
-            self._take(primitive)
-        except ConnectionAbortedError as error:
-            self._ended = True
-            if self.message is not None and self.message.data_set is not None:
-                self.message.data_set.close()
-            _log.warning("message_too_large", reason=str(error))
-            self.dul.event_queue.put(_ABORT_EVENT)
-
-    def _take(self, primitive: P_DATA) -> None:
-        if self.message is None:
-            if self.msg_queue.qsize() >= _WAITING_MESSAGES:
-                raise ConnectionAbortedError("the peer does not wait for answers")
-            self.message = DIMSEMessage()
-            self.message.data_set = SpillBuffer(self._bounds)
-            self.message.encoded_command_set = _CommandBuffer()
-        super().receive_primitive(primitive)

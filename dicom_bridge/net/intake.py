@@ -13,7 +13,7 @@ import re
 import shutil
 import threading
 import zlib
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import IO, Protocol
@@ -147,14 +147,27 @@ def read_head(content: bytes, syntax: UID) -> Head:
         values = [str(head.get(tag).value or "") if tag in head else "" for tag in _HEAD_TAGS]
     except Exception as error:  # edge: hostile bytes; pydicom raises whatever it stumbles over
         raise StoreRefused(NOT_UNDERSTOOD, "the data set cannot be read") from error
+    return check_head(values)
+
+
+def check_head(values: Sequence[str]) -> Head:
+    """Judge what a data set says it is.
+
+    Args:
+        values: SOP Class, SOP Instance, Study and Series Instance UID as encoded.
+
+    Raises:
+        StoreRefused: one of the instance UIDs is absent, empty or no valid UID.
+    """
     sop_class, sop_uid, study_uid, series_uid = (value.rstrip("\0 ") for value in values)
     for value, name in ((study_uid, "Study"), (series_uid, "Series"), (sop_uid, "SOP")):
-        if not _is_uid(value):
+        if not is_uid(value):
             raise StoreRefused(NOT_UNDERSTOOD, f"{name} Instance UID is absent or not a UID")
     return Head(study_uid, series_uid, sop_uid, sop_class)
 
 
-def _is_uid(value: str) -> bool:
+def is_uid(value: str) -> bool:
+    """Whether a value has a UID's form (PS3.5 9.1): digits and dots, 64 characters at most."""
     return len(value) <= 64 and _UID_FORM.match(value) is not None
 
 

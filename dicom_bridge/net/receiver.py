@@ -1,40 +1,31 @@
-"""The node's Storage SCP: takes what was asked for, durably, and answers C-ECHO."""
+"""The node's Storage SCP: takes what was asked for, durably, and answers C-ECHO.
+
+`Receiver` serves in threads of the calling process and hands objects to an `Inbox`;
+:class:`~dicom_bridge.net.scp.supervisor.ReceiverProcesses` serves the same protocol in processes of
+its own. Why neither is pynetdicom's acceptor: see :mod:`dicom_bridge.net.scp`.
+"""
 
 from __future__ import annotations
 
+import socket
 import threading
 from dataclasses import dataclass
 from pathlib import Path
-from typing import cast
 
 import structlog
-from pydicom.dataset import Dataset
-from pydicom.uid import UID, ExplicitVRLittleEndian, ImplicitVRLittleEndian
-from pynetdicom import AE, evt
-from pynetdicom.dimse_primitives import C_STORE
 
 from dicom_bridge.errors import SettingsRefused
-from dicom_bridge.net.guard import (
-    BoundedDimse,
-    GuardedServer,
-    GuardedSocket,
-    MessageBounds,
-    SpillBuffer,
-)
-from dicom_bridge.net.intake import (
-    PROCESSING_FAILURE,
-    STORED,
-    Delivery,
-    Inbox,
-    Intake,
-    StoreRefused,
-    Tally,
-    answer,
-)
+from dicom_bridge.net.guard import MessageBounds
+from dicom_bridge.net.intake import Inbox, Intake, Tally
 from dicom_bridge.net.model import check_ae_title
-from dicom_bridge.net.stack import MAXIMUM_PDU_BYTES, VERIFICATION
+from dicom_bridge.net.scp.connection import Rules, Surroundings
+from dicom_bridge.net.scp.rooms import Board, Limits, WaitingRoom
+from dicom_bridge.net.scp.server import AcceptorServer
+from dicom_bridge.net.scp.sink import IntakeSink, Titles
+from dicom_bridge.net.tls import TlsFiles, server_context
 
-_ACCEPT_POLL_S = 0.2
+_BACKLOG = 128
+_ASSOCIATION_S = 30.0
 _log = structlog.get_logger(__name__)
 
 
@@ -48,6 +39,7 @@ class ReceiverSettings:
         port: the TCP port; 0 takes a free one.
         allowed_ae: AE titles that may call us; must not be empty.
         max_associations: more at once are rejected for the moment.
+        per_address: of them from one peer address; None for no limit of its own.
         idle_s: an association without any PDU for so long is aborted.
         pdu_s: a PDU must be complete so long after its first byte.
         memory_bytes: a data set larger than this goes to a nameless file in ``spool`` while it
@@ -56,6 +48,7 @@ class ReceiverSettings:
         reserve_bytes: free disk space that is never used up; below it 0xA700 is answered.
         spool: folder for those nameless files, in the identified zone. Without it no data set
             larger than ``memory_bytes`` is taken.
+        tls: our certificate; associations are then taken over TLS only.
     """
 
     ae_title: str
@@ -69,6 +62,8 @@ class ReceiverSettings:
     instance_bytes: int = 4 << 30
     reserve_bytes: int = 256 << 20
     spool: Path | None = None
+    per_address: int | None = None
+    tls: TlsFiles | None = None
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "ae_title", check_ae_title(self.ae_title, "Storage SCP"))
@@ -100,8 +95,36 @@ class ReceiverCounts:
     refused: int
 
 
+def rules_of(settings: ReceiverSettings) -> Rules:
+    """What every connection is held to."""
+    most = settings.max_associations
+    return Rules(
+        Titles(settings.ae_title, settings.allowed_ae),
+        Limits(most, settings.per_address or most),
+        idle_s=settings.idle_s,
+        pdu_s=settings.pdu_s,
+        association_s=min(_ASSOCIATION_S, settings.idle_s),
+    )
+
+
+def listen(settings: ReceiverSettings) -> socket.socket:
+    """The listening socket.
+
+    Raises:
+        SettingsRefused: the address cannot be bound.
+    """
+    try:
+        family = socket.AF_INET6 if ":" in settings.host else socket.AF_INET
+        return socket.create_server((settings.host, settings.port), family=family, backlog=_BACKLOG)
+    except OSError as error:
+        raise SettingsRefused(
+            f"Storage SCP: {settings.host}:{settings.port} cannot be bound "
+            f"({error.strerror}); choose a free port and an address of this machine"
+        ) from error
+
+
 class Receiver:
-    """A Storage and Verification SCP.
+    """A Storage and Verification SCP in this process.
 
     ``inbox`` is called from one thread per association, several at once.
     """
@@ -109,10 +132,19 @@ class Receiver:
     def __init__(self, settings: ReceiverSettings, inbox: Inbox) -> None:
         self._settings = settings
         self._tally = Tally()
-        self._intake = Intake(inbox, reserve_bytes=settings.reserve_bytes, tally=self._tally)
+        self._board = Board(1, 0)
+        intake = Intake(inbox, reserve_bytes=settings.reserve_bytes, tally=self._tally)
         limit = settings.instance_bytes if settings.spool else settings.memory_bytes
-        self._bounds = MessageBounds(settings.memory_bytes, limit, settings.spool)
-        self._server: GuardedServer | None = None
+        bounds = MessageBounds(settings.memory_bytes, limit, settings.spool)
+        rules = rules_of(settings)
+        self._around = Surroundings(
+            rules,
+            self._board,
+            WaitingRoom(rules.limits),
+            IntakeSink(intake, bounds),
+            server_context(settings.tls) if settings.tls else None,
+        )
+        self._server: AcceptorServer | None = None
         self._thread: threading.Thread | None = None
 
     def start(self) -> int:
@@ -127,39 +159,11 @@ class Receiver:
         settings = self._settings
         if settings.spool is not None:
             settings.spool.mkdir(parents=True, exist_ok=True)
-        entity = AE(ae_title=settings.ae_title)
-        entity.maximum_pdu_size = MAXIMUM_PDU_BYTES
-        entity.maximum_associations = settings.max_associations
-        entity.require_called_aet = True
-        entity.require_calling_aet = sorted(settings.allowed_ae)
-        entity.acse_timeout = min(30.0, settings.idle_s)
-        entity.network_timeout = settings.idle_s
-        entity.dimse_timeout = settings.idle_s
-        entity.add_supported_context(VERIFICATION, [ExplicitVRLittleEndian, ImplicitVRLittleEndian])
-        try:
-            made = entity.make_server(
-                (settings.host, settings.port),
-                evt_handlers=[
-                    (evt.EVT_CONN_OPEN, self._on_open),
-                    (evt.EVT_C_STORE, self._on_store),
-                    (evt.EVT_C_ECHO, _on_echo),
-                    (evt.EVT_REJECTED, _on_rejected),
-                    (evt.EVT_ABORTED, _on_aborted),
-                ],
-                server_class=GuardedServer,
-            )
-        except OSError as error:
-            raise SettingsRefused(
-                f"Storage SCP: {settings.host}:{settings.port} cannot be bound "
-                f"({error.strerror}); choose a free port and an address of this machine"
-            ) from error
-        server = cast(GuardedServer, made)
-        self._server = server
-        self._thread = threading.Thread(
-            target=server.serve_forever, args=(_ACCEPT_POLL_S,), name="storage-scp", daemon=True
-        )
+        listener = listen(settings)
+        port = int(listener.getsockname()[1])
+        self._server = AcceptorServer(listener, self._around)
+        self._thread = threading.Thread(target=self._server.serve, name="storage-scp", daemon=True)
         self._thread.start()
-        port = int(server.server_address[1])
         _log.info("storage_scp_listening", ae_title=settings.ae_title, port=port)
         return port
 
@@ -167,11 +171,8 @@ class Receiver:
         """Stop listening and abort what is open; an instance being written is finished first."""
         if self._server is None or self._thread is None:
             return
-        self._server.shutdown()
+        self._server.stop()
         self._thread.join()
-        for association in self._server.active_associations:
-            association.abort()
-            association.join(timeout=10.0)
         self._server = self._thread = None
         _log.info("storage_scp_stopped", ae_title=self._settings.ae_title)
 
@@ -180,54 +181,6 @@ class Receiver:
         """How requests were answered so far."""
         tally = self._tally
         with tally.lock:
-            return ReceiverCounts(tally.stored, tally.repeated, tally.conflicts, tally.refused)
-
-    def _on_open(self, event: evt.Event) -> None:
-        association = event.assoc
-        association.dimse = BoundedDimse(association, self._bounds)
-        transport = association.dul.socket
-        if transport is not None and isinstance(transport.socket, GuardedSocket):
-            transport.socket.pdu_s = self._settings.pdu_s
-
-    def _on_store(self, event: evt.Event) -> Dataset:
-        request = event.request
-        if not isinstance(request, C_STORE):
-            return answer(PROCESSING_FAILURE, "not a C-STORE request")
-        content = request.DataSet
-        try:
-            if not isinstance(content, SpillBuffer):
-                return answer(PROCESSING_FAILURE, "the request has no data set")
-            self._intake.take(
-                Delivery(
-                    content,
-                    UID(event.context.transfer_syntax),
-                    str(request.AffectedSOPClassUID),
-                    str(request.AffectedSOPInstanceUID),
-                )
+            return ReceiverCounts(
+                tally.stored, tally.repeated, tally.conflicts, self._board.total("refused")
             )
-        except StoreRefused as refusal:
-            self._tally.add("refused")
-            _log.warning("instance_refused", status=f"0x{refusal.status:04X}", reason=str(refusal))
-            return answer(refusal.status, str(refusal))
-        except Exception as error:  # edge: whatever fails here is the sender's to repeat
-            self._tally.add("refused")
-            _log.error("instance_failed", cause=type(error).__name__)
-            return answer(PROCESSING_FAILURE, "the node failed; see its log")
-        finally:
-            if isinstance(content, SpillBuffer):
-                content.close()
-        return answer(STORED, "")
-
-
-def _on_echo(_event: evt.Event) -> int:
-    return STORED
-
-
-def _on_rejected(event: evt.Event) -> None:
-    requestor = event.assoc.requestor
-    _log.warning("association_rejected", calling_ae=requestor.ae_title, address=requestor.address)
-
-
-def _on_aborted(event: evt.Event) -> None:
-    requestor = event.assoc.requestor
-    _log.warning("association_aborted", calling_ae=requestor.ae_title, address=requestor.address)
