@@ -287,6 +287,40 @@ class SendOutcome:
 
 
 @dataclass(frozen=True, slots=True)
+class CommitmentRequest:
+    """What a PACS is asked to keep safe (storage commitment, PS3.4 J.3.2).
+
+    Attributes:
+        transaction_uid: a UID of ours, new for each request; the report names it.
+        study_uid: the study that all instances belong to.
+        sop_classes: SOP Class UID by SOP Instance UID.
+    """
+
+    transaction_uid: str
+    study_uid: str = field(repr=False)
+    sop_classes: Mapping[str, str] = field(repr=False)
+
+
+@dataclass(frozen=True, slots=True)
+class OurAddress:
+    """Where our own receiver listens, as the PACS must know it.
+
+    Attributes:
+        ae_title: our AE title.
+        host: the address that the PACS must call; empty where it is not known here.
+        port: TCP port.
+    """
+
+    ae_title: str
+    host: str
+    port: int
+
+    def __str__(self) -> str:
+        where = f"host {self.host}" if self.host else "the address of this machine"
+        return f"AE title {self.ae_title}, {where}, port {self.port}"
+
+
+@dataclass(frozen=True, slots=True)
 class CommitmentReport:
     """What a PACS says about safekeeping (storage commitment, PS3.4 J.3.3).
 

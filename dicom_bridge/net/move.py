@@ -10,11 +10,12 @@ from dataclasses import dataclass
 
 import structlog
 from pydicom.dataset import Dataset
+from pydicom.uid import UID
 from pynetdicom import build_context
 from pynetdicom.association import Association
 
 from dicom_bridge.errors import PeerUnreachable
-from dicom_bridge.net.association import Link, associate, lost
+from dicom_bridge.net.association import Extras, Link, associate, lost
 from dicom_bridge.net.model import MoveOutcome, MoveWatch
 from dicom_bridge.net.stack import STUDY_ROOT_MOVE
 from dicom_bridge.net.words import describe_status
@@ -55,10 +56,9 @@ def move(link: Link, target: MoveTarget, destination_ae: str, watch: MoveWatch) 
         AssociationRejected: the PACS refused the association.
     """
     # The watchdog keeps the time: pynetdicom's own time-out knows nothing of received instances.
-    with associate(
-        link, [build_context(STUDY_ROOT_MOVE)], response_s=link.timeouts.move_total_s + 60.0
-    ) as association:
-        with _watched(association, link, watch) as watchdog:
+    extras = Extras(response_s=link.timeouts.move_total_s + 60.0)
+    with associate(link, [build_context(STUDY_ROOT_MOVE)], extras) as association:
+        with watched(association, link, watch, Request("C-MOVE", STUDY_ROOT_MOVE)) as watchdog:
             responses = association.send_c_move(
                 target.identifier(), destination_ae, STUDY_ROOT_MOVE, msg_id=watchdog.message_id
             )
@@ -67,11 +67,14 @@ def move(link: Link, target: MoveTarget, destination_ae: str, watch: MoveWatch) 
                     raise watchdog.error()
                 watchdog.touch()
                 if int(status.Status) != 0xFF00:
-                    return _outcome(status, identifier)
-        raise lost(link, "C-MOVE")
+                    return outcome_of("C-MOVE", status, identifier, link)
+        raise lost(link, "C-MOVE", association)
 
 
-def _outcome(status: Dataset, identifier: Dataset | None) -> MoveOutcome:
+def outcome_of(
+    service: str, status: Dataset, identifier: Dataset | None, link: Link
+) -> MoveOutcome:
+    """The final response of a C-MOVE or C-GET as a value."""
     code = int(status.Status)
     failed_uids: tuple[str, ...] = ()
     if identifier is not None and identifier.get("FailedSOPInstanceUIDList"):
@@ -83,13 +86,24 @@ def _outcome(status: Dataset, identifier: Dataset | None) -> MoveOutcome:
         failed=int(status.get("NumberOfFailedSuboperations") or 0),
         warning=int(status.get("NumberOfWarningSuboperations") or 0),
         failed_uids=failed_uids,
-        words=describe_status("C-MOVE", code),
+        words=describe_status(service, code, ours=link.ours),
     )
 
 
+@dataclass(frozen=True, slots=True)
+class Request:
+    """The request in progress: the service's name, and the model for its C-CANCEL."""
+
+    service: str
+    model: UID
+
+
 @contextmanager
-def _watched(association: Association, link: Link, watch: MoveWatch) -> Iterator[_Watchdog]:
-    watchdog = _Watchdog(association, link, watch)
+def watched(
+    association: Association, link: Link, watch: MoveWatch, request: Request
+) -> Iterator[Watchdog]:
+    """Watch a C-MOVE or C-GET for as long as the body runs."""
+    watchdog = Watchdog(association, link, watch, request)
     watchdog.start()
     try:
         yield watchdog
@@ -97,15 +111,18 @@ def _watched(association: Association, link: Link, watch: MoveWatch) -> Iterator
         watchdog.finish()
 
 
-class _Watchdog(threading.Thread):
-    """Ends a C-MOVE that was told to stop or shows no progress for too long."""
+class Watchdog(threading.Thread):
+    """Ends a C-MOVE or C-GET that was told to stop or shows no progress for too long."""
 
-    def __init__(self, association: Association, link: Link, watch: MoveWatch) -> None:
-        super().__init__(name="c-move-watchdog", daemon=True)
+    def __init__(
+        self, association: Association, link: Link, watch: MoveWatch, request: Request
+    ) -> None:
+        super().__init__(name=f"{request.service.lower()}-watchdog", daemon=True)
         self.message_id = 1
         self._association = association
         self._link = link
         self._watch = watch
+        self._request = request
         self._done = threading.Event()
         self._started_at = self._last = time.monotonic()
         self._seen = watch.progress() if watch.progress else 0
@@ -124,10 +141,8 @@ class _Watchdog(threading.Thread):
         """Why the responses ended early."""
         if self._reason is not None:
             return PeerUnreachable(self._reason)
-        return PeerUnreachable(
-            f"{self._link.remote} ended the connection during C-MOVE; "
-            "what had arrived is kept, the rest is asked for again"
-        )
+        broken = lost(self._link, self._request.service, self._association)
+        return PeerUnreachable(f"{broken}; what had arrived is kept, the rest is asked for again")
 
     def run(self) -> None:
         """Look at progress until the request is over or must be ended."""
@@ -148,25 +163,26 @@ class _Watchdog(threading.Thread):
     def _why_to_end(self) -> str | None:
         now = time.monotonic()
         times = self._link.timeouts
+        who = f"{self._link.remote}: {self._request.service}"
         if self._watch.stop is not None and self._watch.stop.is_set():
-            return "C-MOVE was stopped on request"
+            return f"{self._request.service} was stopped on request"
         if now - self._last > times.move_idle_s:
             return (
-                f"{self._link.remote}: C-MOVE showed no progress for {times.move_idle_s:g} s and "
-                "was ended; what had arrived is kept, the rest is asked for again"
+                f"{who} showed no progress for {times.move_idle_s:g} s and was ended; "
+                "what had arrived is kept, the rest is asked for again"
             )
         if now - self._started_at > times.move_total_s:
             return (
-                f"{self._link.remote}: C-MOVE took longer than {times.move_total_s:g} s and was "
-                "ended; what had arrived is kept, the rest is asked for again"
+                f"{who} took longer than {times.move_total_s:g} s and was ended; "
+                "what had arrived is kept, the rest is asked for again"
             )
         return None
 
     def _end(self) -> None:
         """C-CANCEL (PS3.4 C.4.2.2.3); abort if the PACS does not end by itself."""
-        _log.warning("c_move_ended_early", reason=self._reason)
+        _log.warning("retrieval_ended_early", reason=self._reason)
         try:
-            self._association.send_c_cancel(self.message_id, query_model=STUDY_ROOT_MOVE)
+            self._association.send_c_cancel(self.message_id, query_model=self._request.model)
         except (RuntimeError, ValueError) as error:
             _log.debug("c_cancel_not_sent", cause=type(error).__name__)
         if not self._done.wait(self._link.timeouts.cancel_grace_s):

@@ -2,9 +2,13 @@
 
 from __future__ import annotations
 
+import threading
 import time
 from collections.abc import Callable, Sequence
+from concurrent.futures import ThreadPoolExecutor, as_completed
 from dataclasses import dataclass, field
+from datetime import datetime
+from functools import partial
 from typing import Protocol
 
 import structlog
@@ -12,7 +16,13 @@ import structlog
 from dicom_bridge.errors import AssociationRejected, PeerError, PeerFailure
 from dicom_bridge.net.model import InstanceRef, MoveOutcome, MoveWatch, StopSignal, is_transient
 from dicom_bridge.net.move import MoveTarget, chunks
+from dicom_bridge.net.pace import Meter, Pace
 from dicom_bridge.net.words import is_permanent_move_failure
+
+_LEVEL_REFUSED = 0xA900
+_LONGEST_PAUSE_S = 1.0
+_TRIED = frozenset({0xA701, 0xA702, 0xB000, 0xFE00})
+"""Failures of a request that was understood."""
 
 _log = structlog.get_logger(__name__)
 
@@ -69,6 +79,21 @@ class RetrievePolicy:
 
 
 @dataclass(frozen=True, slots=True)
+class Traffic:
+    """What one PACS bears.
+
+    Attributes:
+        pace: when and how fast it may be asked.
+        associations: how many series may be moved at once, at least 1.
+        monotonic: a clock in seconds for the rate; tests pass their own.
+    """
+
+    pace: Pace = field(default_factory=Pace)
+    associations: int = 1
+    monotonic: Callable[[], float] = time.monotonic
+
+
+@dataclass(frozen=True, slots=True)
 class RetrieveReport:
     """What came of a retrieval.
 
@@ -78,6 +103,7 @@ class RetrieveReport:
         missing: those that are not.
         rounds: how many rounds it took.
         words: the result in words, with the last cause where something is missing.
+        resume_at: where a time window closed before the end: when to go on; None otherwise.
     """
 
     expected: frozenset[str] = field(repr=False)
@@ -85,6 +111,7 @@ class RetrieveReport:
     missing: frozenset[str] = field(repr=False)
     rounds: int
     words: str
+    resume_at: datetime | None = None
 
     @property
     def complete(self) -> bool:
@@ -100,6 +127,7 @@ def retrieve_study(
     *,
     expected: Sequence[InstanceRef],
     policy: RetrievePolicy | None = None,
+    traffic: Traffic | None = None,
 ) -> RetrieveReport:
     """Retrieve a study until everything listed has arrived or the rounds are used up.
 
@@ -107,19 +135,55 @@ def retrieve_study(
 
     Args:
         client: the PACS.
-        inbox_received: SOP Instance UIDs of this study that are durably stored so far.
+        inbox_received: SOP Instance UIDs of this study that are durably stored so far; called from
+            several threads where ``traffic`` allows several associations.
         study_uid: the study.
         destination_ae: our Storage SCP's AE title as the PACS knows it.
         expected: what the PACS says exists (``PacsClient.find_instances``).
         policy: how often and how long.
+        traffic: when, how fast and on how many associations; by default at once, on one.
 
     Raises:
         PeerFailure: the PACS refuses for a reason that only a person can change (for example it
             does not know ``destination_ae``).
         AssociationRejected: the PACS refuses us permanently.
+        DataRefused: our own disk is full.
     """
-    job = _Job(client, inbox_received, study_uid, destination_ae, policy or RetrievePolicy())
+    job = _Job(
+        client,
+        inbox_received,
+        study_uid,
+        destination_ae,
+        policy or RetrievePolicy(),
+        traffic or Traffic(),
+    )
     return job.run(expected)
+
+
+class _Halt:
+    """Set when retrieval must end: on request, at the end of a window, or after an error.
+
+    C-MOVE and C-GET in progress look at it, so that they are cancelled.
+    """
+
+    def __init__(self, stop: StopSignal | None, pace: Pace) -> None:
+        self._stop = stop
+        self._pace = pace
+        self.failed = threading.Event()
+
+    @property
+    def asked(self) -> bool:
+        """Whether the caller asked for it."""
+        return self._stop is not None and self._stop.is_set()
+
+    @property
+    def closed(self) -> bool:
+        """Whether no window is open."""
+        return not self._pace.is_open()
+
+    def is_set(self) -> bool:
+        """Whether to end."""
+        return self.failed.is_set() or self.asked or self.closed
 
 
 class _Job:
@@ -132,14 +196,21 @@ class _Job:
         study_uid: str,
         destination_ae: str,
         policy: RetrievePolicy,
+        traffic: Traffic,
     ) -> None:
         self._client = client
         self._received = inbox_received
         self._study = study_uid
         self._destination = destination_ae
         self._policy = policy
+        self._traffic = traffic
         self._cause = ""
-        self._watch = MoveWatch(progress=lambda: len(inbox_received()), stop=policy.stop)
+        self._takes_lists = True
+        self._takes_images = True
+        self._whole_study = threading.Lock()
+        self._halt = _Halt(policy.stop, traffic.pace)
+        self._meter = Meter(traffic.pace.per_second, traffic.monotonic)
+        self._watch = MoveWatch(progress=lambda: len(inbox_received()), stop=self._halt)
 
     def run(self, expected: Sequence[InstanceRef]) -> RetrieveReport:
         """Round after round; see :func:`retrieve_study`."""
@@ -149,25 +220,35 @@ class _Job:
             if not self._missing(expected):
                 rounds -= 1
                 break
-            if rounds > 1:
+            if rounds > 1 and not self._halt.is_set():
                 self._wait_before(rounds)
-            if self._stopped():
-                self._cause = "stopped on request"
+            if self._halt.is_set():
+                rounds -= 1
                 break
             self._round(expected, first=rounds == 1)
         missing = frozenset(ref.SOPInstanceUID for ref in self._missing(expected))
-        words = f"{len(wanted) - len(missing)} of {len(wanted)} instances received"
-        if missing:
-            words += f" after {rounds} rounds; last cause: {self._cause or 'none was given'}"
+        report = self._report(wanted, missing, rounds)
         _log.info("study_retrieved", expected=len(wanted), missing=len(missing), rounds=rounds)
-        return RetrieveReport(wanted, wanted - missing, missing, rounds, words)
+        return report
+
+    def _report(
+        self, wanted: frozenset[str], missing: frozenset[str], rounds: int
+    ) -> RetrieveReport:
+        resume_at: datetime | None = None
+        words = f"{len(wanted) - len(missing)} of {len(wanted)} instances received"
+        if missing and self._halt.asked:
+            words += f" after {rounds} rounds; stopped on request"
+        elif missing and self._halt.closed:
+            resume_at = self._traffic.pace.resumes()
+            when = "and opens no more" if resume_at is None else f"until {resume_at:%Y-%m-%d %H:%M}"
+            words += f"; the time window of the PACS is closed {when} UTC"
+        elif missing:
+            words += f" after {rounds} rounds; last cause: {self._cause or 'none was given'}"
+        return RetrieveReport(wanted, wanted - missing, missing, rounds, words, resume_at)
 
     def _missing(self, expected: Sequence[InstanceRef]) -> list[InstanceRef]:
         received = self._received()
         return [ref for ref in expected if ref.SOPInstanceUID not in received]
-
-    def _stopped(self) -> bool:
-        return self._policy.stop is not None and self._policy.stop.is_set()
 
     def _wait_before(self, number: int) -> None:
         wait = self._policy.first_wait_s * 2 ** (number - 2)
@@ -177,51 +258,111 @@ class _Job:
         by_series: dict[str, list[InstanceRef]] = {}
         for ref in expected:
             by_series.setdefault(ref.SeriesInstanceUID, []).append(ref)
-        for series_uid, refs in by_series.items():
-            missing = self._missing(refs)
-            if not missing or self._stopped():
-                continue
-            try:
-                if len(missing) == len(refs):
-                    self._move_series(series_uid, refs)
-                else:
-                    self._move_missing(series_uid, missing)
-            except PeerError as error:
-                if isinstance(error, AssociationRejected) and not is_transient(error):
-                    raise
-                if isinstance(error, PeerFailure):
-                    raise
-                self._cause = str(error)
-                _log.warning("series_move_failed", cause=type(error).__name__, first=first)
+        workers = min(max(1, self._traffic.associations), len(by_series))
+        if workers == 1:
+            for series_uid, refs in by_series.items():
+                self._series(series_uid, refs, first=first)
+            return
+        with ThreadPoolExecutor(workers, thread_name_prefix="retrieve") as pool:
+            jobs = [
+                pool.submit(self._series, series_uid, refs, first=first)
+                for series_uid, refs in by_series.items()
+            ]
+            for job in as_completed(jobs):
+                if job.exception() is not None:
+                    # The other series end early too: what is wrong is wrong for all of them.
+                    self._halt.failed.set()
+        for job in jobs:
+            job.result()
+
+    def _series(
+        self,
+        series_uid: str,
+        refs: list[InstanceRef],
+        *,
+        first: bool,
+    ) -> None:
+        """What is missing of one series."""
+        missing = self._missing(refs)
+        if not missing or self._halt.is_set():
+            return
+        try:
+            chunk = self._traffic.pace.chunk(len(refs))
+            if len(missing) == len(refs) and (chunk >= len(refs) or not self._takes_images):
+                self._paced(refs, partial(self._move_series, series_uid, refs))
+            else:
+                self._move_missing(series_uid, missing)
+        except PeerError as error:
+            if isinstance(error, AssociationRejected) and not is_transient(error):
+                raise
+            if isinstance(error, PeerFailure):
+                raise
+            self._cause = str(error)
+            _log.warning("series_move_failed", cause=type(error).__name__, first=first)
+
+    def _paced(self, refs: Sequence[InstanceRef], request: Callable[[], None]) -> None:
+        """Make a request, then wait for as long as what it brought takes at the PACS's rate."""
+        if self._traffic.pace.per_second is None:
+            request()
+            return
+        before = len(self._missing(refs))
+        self._meter.started()
+        try:
+            request()
+        finally:
+            left = self._meter.pay(before - len(self._missing(refs)))
+            while left > 0 and not self._halt.is_set():
+                step = min(left, _LONGEST_PAUSE_S)
+                self._policy.sleep(step)
+                left -= step
 
     def _move_series(self, series_uid: str, refs: Sequence[InstanceRef]) -> None:
         outcome = self._client.move_series(
             self._study, series_uid, self._destination, watch=self._watch
         )
         self._judge(outcome)
-        if outcome.status == 0xA900:
-            outcome = self._client.move_study(self._study, self._destination, watch=self._watch)
-            self._judge(outcome)
+        if outcome.status == _LEVEL_REFUSED:
+            with self._whole_study:
+                if not self._missing(refs):
+                    return
+                outcome = self._client.move_study(self._study, self._destination, watch=self._watch)
+                self._judge(outcome)
         self._settle(refs, admitted=outcome.failed)
 
-    def _move_missing(self, series_uid: str, missing: Sequence[InstanceRef]) -> None:
-        uids = [ref.SOPInstanceUID for ref in missing]
-        admitted = 0
-        for part in chunks(uids, max(1, self._policy.instances_per_request)):
-            outcome = self._move_part(series_uid, part)
-            admitted += outcome.failed
-            if not outcome.ok and outcome.completed == 0 and len(part) > 1:
-                # Not every PACS takes a list of UIDs in a C-MOVE (PS3.4 C.4.2.2.1).
-                for uid in part:
-                    if not self._stopped():
-                        self._move_part(series_uid, (uid,))
-        self._settle(missing, admitted=admitted)
+    def _move_missing(self, series_uid: str, refs: Sequence[InstanceRef]) -> None:
+        """Single instances; the whole series where the PACS does not move single ones."""
+        most = self._policy.instances_per_request if self._takes_lists else 1
+        size = self._traffic.pace.chunk(max(1, most))
+        uids = [ref.SOPInstanceUID for ref in refs]
+        for part in chunks(uids, size):
+            if self._halt.is_set():
+                return
+            if self._takes_images:
+                wanted = [ref for ref in refs if ref.SOPInstanceUID in part]
+                self._paced(wanted, partial(self._move_listed, series_uid, wanted))
+        if not self._takes_images:
+            self._paced(refs, partial(self._move_series, series_uid, refs))
+
+    def _move_listed(self, series_uid: str, refs: Sequence[InstanceRef]) -> None:
+        uids = tuple(ref.SOPInstanceUID for ref in refs)
+        outcome = self._move_part(series_uid, uids)
+        admitted = outcome.failed
+        if len(uids) > 1 and _refuses_list(outcome) and self._missing(refs):
+            self._takes_lists = False
+            admitted = 0
+            for uid in uids:
+                if self._takes_images and not self._halt.is_set():
+                    admitted += self._move_part(series_uid, (uid,)).failed
+        self._settle(refs, admitted=admitted)
 
     def _move_part(self, series_uid: str, uids: tuple[str, ...]) -> MoveOutcome:
         target = MoveTarget(self._study, series_uid, uids)
         outcome = self._client.move_instances(target, self._destination, watch=self._watch)
         # A PACS that does not take lists may answer them with any failure: only single ones count.
-        self._judge(outcome, final=len(uids) == 1)
+        single = len(uids) == 1
+        if single and outcome.status == _LEVEL_REFUSED:
+            self._takes_images = False
+        self._judge(outcome, final=single)
         return outcome
 
     def _judge(self, outcome: MoveOutcome, *, final: bool = True) -> None:
@@ -235,8 +376,13 @@ class _Job:
         step = 0.1
         quiet = 0.0
         before = len(self._missing(refs))
-        while before > admitted and quiet < self._policy.settle_s and not self._stopped():
+        while before > admitted and quiet < self._policy.settle_s and not self._halt.is_set():
             self._policy.sleep(step)
             now = len(self._missing(refs))
             quiet = 0.0 if now < before else quiet + step
             before = now
+
+
+def _refuses_list(outcome: MoveOutcome) -> bool:
+    """Whether a PACS may have refused a list of UIDs as such (PS3.4 C.4.2.2.1): not every does."""
+    return not outcome.ok and outcome.completed == 0 and outcome.status not in _TRIED

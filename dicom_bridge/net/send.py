@@ -143,7 +143,7 @@ def _send_one(
         what = parcel.path if exact else dcmread(parcel.path)
         status = association.send_c_store(what, msg_id=message_id)
     except RuntimeError as error:
-        raise lost(link, "C-STORE") from error
+        raise lost(link, "C-STORE", association) from error
     except (ValueError, AttributeError, OSError, InvalidDicomError):
         words = (
             f"not sent: {link.remote} accepts neither this SOP class nor this transfer syntax "
@@ -151,7 +151,7 @@ def _send_one(
         )
         return SendOutcome(parcel.path, parcel.sop_instance, None, words)
     if "Status" not in status:
-        raise lost(link, "C-STORE")
+        raise lost(link, "C-STORE", association)
     code = int(status.Status)
     words = describe_status("C-STORE", code)
     return SendOutcome(parcel.path, parcel.sop_instance, code, words)
