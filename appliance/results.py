@@ -1,14 +1,16 @@
-"""Results: a model's mask back on the source series, as SEG, held, released, sent.
+"""Results: a model's mask back on the source series, checked, held, released, sent, committed.
 
-A result is HELD until a person or an explicit rule of the settings releases it. Immediately before
-it is sent, patient and accession values are taken fresh from the PACS; a study that is gone or
-withdrawn holds its result. Its UIDs follow from study and model, so a repeated step stores the same
-object again and never a second one.
+A result is the set of objects that one model made for one study. It is HELD until a person or an
+explicit rule of the settings releases it. Immediately before it is sent, patient and accession
+values are taken fresh from the PACS; a study that is gone, withdrawn or filed under another patient
+holds its result. Its UIDs follow from study and model, so a repeated step stores the same object
+again and never a second one. `appliance.result_states` is the table of what may follow what.
 """
 
 from __future__ import annotations
 
 import hashlib
+import json
 import threading
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
@@ -22,15 +24,38 @@ from appliance.home import Home, remove_tree
 from appliance.identity import Identities
 from appliance.pipeline.pool import WorkerPool
 from appliance.pipeline.runner import back_off_s
-from appliance.pipeline.states import State
 from appliance.research import CaseFiles
-from appliance.result_writing import SEG_FILE, SegDone, SegWork, write_result
+from appliance.result_commitment import CommitmentParts, Commitments
+from appliance.result_sending import (
+    MADE,
+    STORED,
+    Delivery,
+    ObjectsRefused,
+    Observer,
+    Obstacle,
+    SendingParts,
+)
+from appliance.result_states import IN_PACS, UNSENT, Instant, Verb
+from appliance.result_writing import (
+    SEG,
+    SEG_FILE,
+    Predecessor,
+    Quality,
+    ResultDone,
+    ResultUids,
+    ResultWork,
+    ValidationWork,
+    WrittenObject,
+    validate_result,
+    write_result,
+)
 from appliance.settings import PacsSection, Settings
-from appliance.store import NodeState, ResultRow, ResultState, StudyRow
+from appliance.store import NodeState, ResultObject, ResultRow, ResultState, StudyRow
 from appliance.store.database import Value
-from dicom_bridge.errors import DicomBridgeError, PeerError, VaultError
-from dicom_bridge.net.client import PacsClient
-from dicom_bridge.net.model import StudyCriteria, StudyMatch
+from dicom_bridge.archive import Archive
+from dicom_bridge.convert.source import SourceSeries
+from dicom_bridge.errors import DicomBridgeError, PeerError
+from dicom_bridge.net.model import CommitmentReport, is_transient
 from federation.clock import stamp
 from federation.manifest import ModelManifest
 
@@ -38,18 +63,11 @@ _log = structlog.get_logger(__name__)
 
 REFERENCE = "FLAIR"
 POLICY = "policy"
-FRESH_KEYWORDS = (
-    "PatientName",
-    "PatientID",
-    "IssuerOfPatientID",
-    "PatientBirthDate",
-    "PatientSex",
-    "AccessionNumber",
-    "StudyID",
-    "StudyDate",
-    "StudyTime",
-)
-_UNSENT = (ResultState.HELD, ResultState.RELEASED, ResultState.FAILED)
+EVALUATED = "model.evaluated"
+_HOLDABLE = (ResultState.HELD, ResultState.RELEASED, ResultState.FAILED)
+_STEPS_AT_ONCE = 12
+_MOST_LOSSES = 3
+_LOOK_S = 1.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -64,6 +82,7 @@ class ResultsParts:
         pool: the worker processes.
         client: the client of a configured PACS, by name.
         audit: writes an audit entry: actor, action, object, detail.
+        observer: told at each instant of a result's way.
     """
 
     state: NodeState
@@ -71,87 +90,233 @@ class ResultsParts:
     settings: Settings
     identities: Identities
     pool: WorkerPool
-    client: Callable[[str], PacsClient]
+    client: Callable[[str], Archive]
     audit: Callable[[str, str, str, Mapping[str, Value]], None]
+    observer: Observer = lambda _key, _instant: None
 
 
 class Results:
-    """Makes results of masks and sends what is released."""
+    """Makes results of masks and brings what is released into the PACS."""
 
     def __init__(self, parts: ResultsParts) -> None:
         self._parts = parts
         self._state = parts.state
         self._wake = threading.Event()
+        self._turn = threading.RLock()
+        self._delivery = Delivery(
+            SendingParts(parts.state, parts.home, parts.identities, parts.client, parts.observer)
+        )
+        self._commitments = Commitments(
+            CommitmentParts(
+                state=parts.state,
+                settings=parts.settings,
+                identities=parts.identities,
+                client=parts.client,
+                delivery=self._delivery,
+                audit=parts.audit,
+                observer=parts.observer,
+                on_committed=self._clear,
+            )
+        )
 
     def wake(self) -> None:
         """Look for released results now."""
         self._wake.set()
 
-    def key(self, study_key: str, model_id: str) -> str:
-        """The result's key: the same for the same study and model."""
-        digest = hashlib.sha256(f"{study_key} {model_id}".encode()).hexdigest()
+    def key(self, version_key: str, model_id: str) -> str:
+        """The result's key: the same for the same version of a study and the same model."""
+        digest = hashlib.sha256(f"{version_key} {model_id}".encode()).hexdigest()
         return f"rs{digest[:12]}"
 
-    def known(self, study_key: str, model_id: str) -> bool:
-        """Whether this study has a result of this model."""
-        return self._state.results.find(self.key(study_key, model_id)) is not None
+    def known(self, version_key: str, model_id: str) -> bool:
+        """Whether this version of a study has a result of this model."""
+        return self._state.results.find(self.key(version_key, model_id)) is not None
 
     def folder(self, key: str) -> Path:
-        """Where a result's SEG lies (identified zone)."""
+        """Where a result's objects lie (identified zone)."""
         return self._parts.home.results / key
 
+    def uids(self, version_key: str, model_id: str) -> ResultUids:
+        """The UIDs of a result's objects."""
+        name = self._parts.identities.result_uid
+        purposes = ("sop", "series", "sr-sop", "sr-series", "sc-series")
+        return ResultUids(*(name(version_key, model_id, purpose) for purpose in purposes))
+
     def enter(self, study: StudyRow, manifest: ModelManifest, mask: Path) -> ResultRow:
-        """Write the SEG of one mask and enter the result as held (or `no finding`).
+        """Write the objects of one mask, enter the result, check it, and hold or release it.
 
         Args:
-            study: the study.
+            study: the study, in the version that was segmented.
             manifest: the model.
             mask: the trainer's mask on the prepared grid.
 
         Raises:
-            ApplianceError: the SEG cannot be written; the text is in words.
+            ApplianceError: an object cannot be written; the text is in words.
         """
-        key = self.key(study.study_key, manifest.id)
-        folder = self.folder(key)
-        folder.mkdir(mode=0o700, parents=True, exist_ok=True)
-        name = self._parts.identities.result_uid
-        done: SegDone = self._parts.pool.call(
-            write_result,
-            SegWork(
-                mask=mask,
-                image=self._parts.home.research
-                / CaseFiles(study.subject, study.session).image(REFERENCE),
-                source=self._parts.identities.source(study.study_key, REFERENCE),
-                manifest=manifest,
-                folder=folder,
-                sop_uid=name(study.study_key, manifest.id, "sop"),
-                series_uid=name(study.study_key, manifest.id, "series"),
-            ),
-        )
-        now = stamp(self._state.clock())
-        state = ResultState.HELD if done.found else ResultState.NO_FINDING
-        self._state.results.add(
-            ResultRow(
-                key=key,
-                study_key=study.study_key,
-                model_id=manifest.id,
-                state=state,
-                reason="" if done.found else "the model found nothing",
-                destination="",
-                volume_ml=done.volume_ml,
-                lesions=done.lesions,
-                attempt=0,
-                not_before=None,
-                created_at=now,
-                updated_at=now,
-                sent_at=None,
-                decided_by="",
+        with self._turn:
+            key = self.key(study.version_key, manifest.id)
+            before = self._predecessor(study.study_key, manifest.plan_name, key)
+            done: ResultDone = self._parts.pool.call(
+                write_result, self._work(study, manifest, mask, before)
             )
-        )
-        self._parts.audit("node", f"result.{state}", key, {"model": manifest.id})
-        if done.found:
-            self.apply_rule(key)
+            self._tell(key, Instant.WRITTEN)
+            self._add(study, manifest, done, before)
+            self._parts.audit("node", "result.made", key, {"model": manifest.id})
+            self._tell(key, Instant.MADE)
+            self._validate(self._state.results.get(key))
+            self._decide(self._state.results.get(key))
         return self._state.results.get(key)
+
+    def _work(
+        self, study: StudyRow, manifest: ModelManifest, mask: Path, before: ResultRow | None
+    ) -> ResultWork:
+        research = CaseFiles(study.subject, study.session)
+        predecessor = None
+        if before is not None:
+            forms = {item.form for item in self._state.results.objects(before.key)}
+            uids = self._uids_of(before)
+            report = (uids.report, uids.report_series) if "sr" in forms else None
+            predecessor = Predecessor(before.model_id, report)
+        section = self._parts.settings.results
+        return ResultWork(
+            mask=mask,
+            image=self._parts.home.research / research.image(REFERENCE),
+            source=self._source(study),
+            manifest=manifest,
+            folder=self.folder(self.key(study.version_key, manifest.id)),
+            uids=self.uids(study.version_key, manifest.id),
+            form=section.form,
+            disclaimer=section.disclaimer,
+            predecessor=predecessor,
+            quality=self._quality(manifest),
+            written_at=self._state.clock(),
+        )
+
+    def _quality(self, manifest: ModelManifest) -> Quality | None:
+        """The model's Dice on this site's test cases, else on its validation cases."""
+        known = {}
+        for event in reversed(self._state.activity.select(action=EVALUATED, limit=1000)):
+            detail = event.detail
+            if detail.get("weights") == manifest.weights_sha256:
+                known[str(detail["split"])] = detail
+        detail = known.get("test") or known.get("validation") or {}
+        if not detail:
+            return None
+        cases = int(str(detail["cases"]))
+        deviation = float(str(detail["sd"])) if cases > 1 else None
+        return Quality(float(str(detail["mean"])), cases, deviation)
+
+    def _source(self, study: StudyRow) -> SourceSeries:
+        identities = self._parts.identities
+        return identities.source(study.study_key, REFERENCE, version=study.version)
+
+    def _study_of(self, row: ResultRow) -> StudyRow:
+        """The study of a result, in the version that was segmented."""
+        study = self._state.studies.get(row.study_key)
+        for version in study.versions():
+            if self.key(version.version_key, row.model_id) == row.key:
+                return version
+        return study
+
+    def _uids_of(self, row: ResultRow) -> ResultUids:
+        return self.uids(self._study_of(row).version_key, row.model_id)
+
+    def _standing(self, study_key: str, algorithm: str, key: str) -> list[ResultRow]:
+        """Other results of a study by the same algorithm that nothing has superseded."""
+        gone = (ResultState.SUPERSEDED, ResultState.WITHDRAWN)
+        return [
+            row
+            for row in self._state.results.select(study_key=study_key)
+            if row.key != key
+            and row.state not in gone
+            and (row.algorithm == algorithm or not row.algorithm)
+        ]
+
+    def _predecessor(self, study_key: str, algorithm: str, key: str) -> ResultRow | None:
+        """The newest result of this algorithm that the PACS has."""
+        in_pacs = [row for row in self._standing(study_key, algorithm, key) if row.state in IN_PACS]
+        return in_pacs[-1] if in_pacs else None
+
+    def _add(
+        self, study: StudyRow, manifest: ModelManifest, done: ResultDone, before: ResultRow | None
+    ) -> None:
+        """Enter a result; what was not sent of older ones is superseded with the same step."""
+        key = self.key(study.version_key, manifest.id)
+        now = stamp(self._state.clock())
+        row = ResultRow(
+            key=key,
+            study_key=study.study_key,
+            model_id=manifest.id,
+            state=ResultState.MADE,
+            reason="" if done.found else "the model found nothing",
+            destination="",
+            volume_ml=done.volume_ml,
+            lesions=done.lesions,
+            attempt=0,
+            not_before=None,
+            created_at=now,
+            updated_at=now,
+            sent_at=None,
+            decided_by="",
+            algorithm=manifest.plan_name,
+            found=done.found,
+            predecessor=before.key if before is not None else "",
+            findings=json.dumps([dict(f) for f in done.findings]),
+        )
+        objects = [self._object(key, item) for item in done.objects]
+        with self._state.database.transaction():
+            self._state.results.add(row, objects)
+            for older in self._standing(study.study_key, manifest.plan_name, key):
+                if older.state in UNSENT or older.state is ResultState.NO_FINDING:
+                    self._supersede(older, key)
+
+    def _object(self, key: str, item: WrittenObject) -> ResultObject:
+        name = self._parts.identities.instance_key(item.sop_instance_uid)
+        return ResultObject(key, item.form, item.file, name, item.sha256, item.size)
+
+    def _supersede(self, older: ResultRow, key: str) -> None:
+        words = f"superseded by {key}"
+        self._state.results.step(older.key, Verb.SUPERSEDE, {"reason": words})
+        self._parts.audit("node", "result.superseded", older.key, {"by": key})
+
+    def _validate(self, row: ResultRow) -> None:
+        """Made -> validated or refused: every file read back against the vault's headers."""
+        if row.state is not ResultState.MADE:
+            return
+        objects = self._state.results.objects(row.key)
+        found: tuple[str, ...] = ()
+        if objects:
+            found = self._parts.pool.call(
+                validate_result,
+                ValidationWork(
+                    folder=self.folder(row.key),
+                    source=self._source(self._study_of(row)),
+                    objects={item.file: item.sha256 for item in objects},
+                    uids=self._uids_of(row),
+                    found=row.found,
+                ),
+            )
+        if found:
+            words = f"not fit to be sent: {'; '.join(found[:3])}"
+            self._state.results.step(row.key, Verb.REFUSE, {"reason": words})
+            self._parts.audit("node", "result.refused", row.key, {"reason": words})
+            return
+        self._state.results.step(row.key, Verb.VALIDATE)
+        self._tell(row.key, Instant.VALIDATED)
+
+    def _decide(self, row: ResultRow) -> None:
+        """Validated -> held, or closed where there is nothing to send; then the rule."""
+        if row.state is not ResultState.VALIDATED:
+            return
+        wanted = row.found or self._parts.settings.results.send_no_finding
+        if not wanted or not self._state.results.objects(row.key):
+            self._state.results.step(row.key, Verb.CLOSE)
+            self._parts.audit("node", "result.no finding", row.key, {})
+            return
+        self._state.results.step(row.key, Verb.HOLD)
+        self._parts.audit("node", "result.held", row.key, {})
+        self._tell(row.key, Instant.HELD)
+        self.apply_rule(row.key)
 
     def apply_rule(self, key: str) -> None:
         """Release a held result where the settings' rule says so."""
@@ -164,24 +329,42 @@ class Results:
     def release(self, key: str, *, actor: str, destination: str = "") -> ResultRow:
         """Release a held result to a destination (empty: the configured one).
 
+        A refused result is checked once more first. A person's release also accepts that the PACS
+        files the study under another patient now.
+
         Raises:
             NotAllowed: it is not held, or no such destination takes results.
         """
         pacs = self._destination(destination)
-        row = self._state.results.move(
-            key,
-            (ResultState.HELD, ResultState.FAILED),
-            ResultState.RELEASED,
-            {
-                "destination": pacs.name,
-                "decided_by": actor,
-                "reason": "",
-                "not_before": None,
-                "attempt": 0,
-            },
-        )
+        row = self._state.results.get(key)
+        changes: dict[str, Value] = {
+            "destination": pacs.name,
+            "decided_by": actor,
+            "reason": "" if row.found else "the model found nothing",
+            "not_before": None,
+            "attempt": 0,
+            "losses": 0,
+            "rounds": 0,
+        }
+        if actor != POLICY and row.patient_seen:
+            changes |= {"patient_confirmed": row.patient_seen, "patient_seen": ""}
+        with self._turn:
+            if row.state is ResultState.REFUSED:
+                self._recheck(row)
+            if row.state is ResultState.NO_FINDING and not self._state.results.objects(key):
+                raise NotAllowed("the model found nothing and wrote nothing: there is no object")
+            row = self._state.results.step(key, Verb.RELEASE, changes)
+        self._tell(key, Instant.RELEASED)
         self._wake.set()
         return row
+
+    def _recheck(self, row: ResultRow) -> None:
+        self._state.results.step(row.key, Verb.RECHECK, {"reason": ""})
+        self._validate(self._state.results.get(row.key))
+        row = self._state.results.get(row.key)
+        if row.state is ResultState.REFUSED:
+            raise NotAllowed(row.reason)
+        self._state.results.step(row.key, Verb.HOLD)
 
     def hold(self, key: str, *, reason: str = "") -> ResultRow:
         """Hold a result that is not sent yet.
@@ -190,57 +373,109 @@ class Results:
             NotAllowed: it was sent, or there is nothing to send.
         """
         changes: dict[str, Value] = {"reason": reason, "decided_by": "operator"}
-        return self._state.results.move(key, _UNSENT, ResultState.HELD, changes)
+        return self._state.results.step(key, Verb.HOLD, changes, only=_HOLDABLE)
 
     def send(self, key: str) -> ResultRow:
-        """Send a released result now, or a sent one again.
+        """Send a released result now, or a sent one again: what the PACS lists stays there.
 
         Raises:
-            NotAllowed: it was not released.
+            NotAllowed: it was not released, or its local copy is gone.
         """
-        allowed = (ResultState.RELEASED, ResultState.FAILED, ResultState.SENT)
-        changes: dict[str, Value] = {"not_before": None}
-        self._state.results.move(key, allowed, ResultState.RELEASED, changes)
-        self._send(self._state.results.get(key))
-        return self._state.results.get(key)
+        with self._turn:
+            row = self._state.results.get(key)
+            if row.state is ResultState.COMMITTED:
+                raise NotAllowed("the PACS has committed to it: the local copy is gone")
+            only = (ResultState.RELEASED, ResultState.FAILED, *IN_PACS)
+            changes: dict[str, Value] = {"not_before": None, "losses": 0, "rounds": 0}
+            self._state.results.step(key, Verb.RESEND, changes, only=only)
+            files = [item.file for item in self._state.results.objects(key)]
+            self._state.results.mark_objects(key, files, MADE)
+            self._advance(key)
+            return self._state.results.get(key)
 
     def withdraw(self, study_key: str) -> None:
         """A study was withdrawn: its unsent results are erased, sent ones are marked."""
         for row in self._state.results.select(study_key=study_key):
-            self._state.results.move(
-                row.key,
-                tuple(ResultState),
-                ResultState.WITHDRAWN,
-                {"reason": "the study was withdrawn"},
-            )
+            changes: dict[str, Value] = {"reason": "the study was withdrawn", "findings": "[]"}
+            self._state.results.step(row.key, Verb.WITHDRAW, changes)
             remove_tree(self.folder(row.key))
+            remove_tree(self.folder(f"{row.key}.part"))
+
+    def on_commitment(self, report: CommitmentReport) -> bool:
+        """Take a PACS's report of storage commitment; False where no request of ours has its UID.
+
+        Called from the receiver's threads; a report may come hours later and after a restart.
+        """
+        known = self._commitments.report(report)
+        self._wake.set()
+        return known
 
     def recover(self) -> None:
-        """A dead process was sending: send again; the same object is stored again."""
-        for row in self._state.results.select(state=ResultState.SENDING):
-            self._state.results.move(row.key, (ResultState.SENDING,), ResultState.RELEASED)
-        for row in self._state.results.select(state=ResultState.HELD):
-            if not row.decided_by and not row.reason:
+        """Take up what a dead process left: the same objects are sent again, never others."""
+        entered = {row.key for row in self._state.results.select()}
+        for folder in self._parts.home.results.iterdir():
+            if folder.name not in entered:
+                remove_tree(folder)
+        for row in self._state.results.select():
+            self._adopt(row)
+            if row.state is ResultState.SENDING:
+                self._state.results.step(row.key, Verb.RESEND)
+            if row.state is ResultState.HELD and not row.decided_by and not row.reason:
                 self.apply_rule(row.key)
+            if row.state is ResultState.COMMITTED:
+                remove_tree(self.folder(row.key))
+        self._commitments.recover()
+
+    def _adopt(self, row: ResultRow) -> None:
+        """Enter the SEG of a result that was made before results were sets of objects."""
+        path = self.folder(row.key) / SEG_FILE
+        if not row.found or self._state.results.objects(row.key) or not path.exists():
+            return
+        content = path.read_bytes()
+        uid = self._parts.identities.instance_key(self.uids(row.study_key, row.model_id).seg)
+        digest = hashlib.sha256(content).hexdigest()
+        state = STORED if row.state is ResultState.SENT else MADE
+        item = ResultObject(row.key, SEG, SEG_FILE, uid, digest, len(content), state)
+        self._state.results.add_objects([item])
 
     def run(self, stop: threading.Event) -> None:
         """Send released results until `stop` is set."""
         while not stop.is_set():
             self._wake.clear()
             self.send_due(stop)
-            self._wake.wait(timeout=1.0)
+            self._wake.wait(timeout=_LOOK_S)
 
     def send_due(self, stop: threading.Event | None = None) -> int:
-        """Send everything that is released and due; gives the number of attempts."""
+        """Bring everything that is due one or more steps on; gives the number of results."""
         due = self._state.results.due(self._state.clock())
         for row in due:
             if stop is not None and stop.is_set():
                 break
-            try:
-                self._send(row)
-            except NotAllowed:
-                _log.info("result_changed_meanwhile", result=row.key)
+            with self._turn:
+                try:
+                    self._advance(row.key)
+                except NotAllowed:
+                    _log.info("result_changed_meanwhile", result=row.key)
         return len(due)
+
+    def _advance(self, key: str) -> None:
+        """Take step after step until something must be waited for."""
+        steps: Mapping[ResultState, Callable[[ResultRow], None]] = {
+            ResultState.MADE: self._validate,
+            ResultState.VALIDATED: self._decide,
+            ResultState.RELEASED: self._send,
+            ResultState.FAILED: self._send,
+            ResultState.SENT: self._confirm,
+            ResultState.STORED: self._commit,
+        }
+        for _ in range(_STEPS_AT_ONCE):
+            row = self._state.results.get(key)
+            moment = stamp(self._state.clock())
+            waiting = row.not_before is not None and row.not_before > moment
+            settled = row.state is ResultState.STORED and row.not_before is None
+            if row.state not in steps or waiting or settled:
+                return
+            steps[row.state](row)
 
     def _destination(self, name: str) -> PacsSection:
         wanted = name or self._parts.settings.results.destination or ""
@@ -250,82 +485,130 @@ class Results:
         raise NotAllowed("no [[pacs]] with the role 'results' has this name: correct the settings")
 
     def _send(self, row: ResultRow) -> None:
-        sending = (ResultState.RELEASED, ResultState.FAILED)
-        self._state.results.move(row.key, sending, ResultState.SENDING)
+        """Released or failed -> sent, failed (again later), held or refused."""
+        self._state.results.step(row.key, Verb.START)
+        self._tell(row.key, Instant.STARTED)
         try:
-            obstacle = self._deliver(row)
-        except (PeerError, OSError) as error:
-            words = str(error) if isinstance(error, PeerError) else "the disk refused"
-            self._again(row, words)
-            return
+            self._delivery.send(row)
+        except Obstacle as obstacle:
+            self._hold(row, str(obstacle), obstacle.patient)
+        except ObjectsRefused as error:
+            self._again(row, str(error), bounded=True)
+        except PeerError as error:
+            self._again(row, str(error))
+        except OSError as error:
+            self._again(row, f"the disk refused ({error.strerror})")
         except (DicomBridgeError, ApplianceError) as error:
-            obstacle = str(error)
-        if obstacle:
-            self._state.results.move(
-                row.key, (ResultState.SENDING,), ResultState.HELD, {"reason": obstacle}
-            )
-            self._parts.audit("node", "result.held", row.key, {"reason": obstacle})
-            return
-        changes: dict[str, Value] = {"sent_at": stamp(self._state.clock()), "reason": ""}
-        self._state.results.move(row.key, (ResultState.SENDING,), ResultState.SENT, changes)
-        self._parts.audit("node", "result.sent", row.key, {"destination": row.destination})
-        _log.info("result_sent", result=row.key, destination=row.destination)
+            self._hold(row, str(error), "")
+        else:
+            changes: dict[str, Value] = {
+                "sent_at": stamp(self._state.clock()),
+                "reason": "" if row.found else "the model found nothing",
+                "attempt": 0,
+                "not_before": None,
+            }
+            self._state.results.step(row.key, Verb.FINISH, changes)
+            self._parts.audit("node", "result.sent", row.key, {"destination": row.destination})
+            _log.info("result_sent", result=row.key, destination=row.destination)
+            self._tell(row.key, Instant.SENT)
+            self._replace(row)
 
-    def _again(self, row: ResultRow, words: str) -> None:
+    def _replace(self, row: ResultRow) -> None:
+        """The older results in the PACS are superseded once the newer one is there, too."""
+        for older in self._standing(row.study_key, row.algorithm, row.key):
+            if older.state in IN_PACS and older.created_at <= row.created_at:
+                self._supersede(older, row.key)
+
+    def _hold(self, row: ResultRow, words: str, patient: str) -> None:
+        changes: dict[str, Value] = {"reason": words, "patient_seen": patient}
+        self._state.results.step(row.key, Verb.HOLD, changes)
+        self._parts.audit("node", "result.held", row.key, {"reason": words})
+
+    def _again(self, row: ResultRow, words: str, *, bounded: bool = False) -> None:
         attempt = row.attempt + 1
-        wait = timedelta(seconds=back_off_s(attempt, self._parts.settings.retry))
-        changes: dict[str, Value] = {
-            "attempt": attempt,
-            "reason": words,
-            "not_before": stamp(self._state.clock() + wait),
-        }
-        self._state.results.move(row.key, (ResultState.SENDING,), ResultState.FAILED, changes)
+        changes: dict[str, Value] = {"attempt": attempt, "reason": words}
+        if bounded and attempt >= self._parts.settings.retry.attempts:
+            changes["reason"] = f"the PACS refused it {attempt} times: {words}"
+            self._state.results.step(row.key, Verb.REFUSE, changes)
+            self._parts.audit("node", "result.refused", row.key, {"reason": words})
+            return
+        changes["not_before"] = self._later(attempt)
+        self._state.results.step(row.key, Verb.FAIL, changes)
         _log.warning("result_not_sent", result=row.key, attempt=attempt, reason=words)
 
-    def _deliver(self, row: ResultRow) -> str:
-        """Send one result; gives why it must be held instead, or an empty text."""
-        if self._state.studies.get(row.study_key).state is State.WITHDRAWN:
-            return "the study was withdrawn"
+    def _later(self, attempt: int) -> str:
+        wait = timedelta(seconds=back_off_s(attempt, self._parts.settings.retry))
+        return stamp(self._state.clock() + wait)
+
+    def _confirm(self, row: ResultRow) -> None:
+        """Sent -> stored where the PACS lists every object; else ask again, then send again."""
+        attempt = row.attempt + 1
         try:
-            original = self._parts.identities.original(row.study_key)
-        except VaultError:
-            return "the vault has no original identity of the study"
-        criteria = StudyCriteria(study_uids=(original.study.StudyInstanceUID,))
-        matches = self._parts.client(original.pacs).find_studies(criteria)
-        if not matches:
-            return "the study is no longer in the PACS"
-        path = self.folder(row.key) / SEG_FILE
-        if not path.exists():
-            return "the segmentation's file is gone: run the model again"
-        fresh = refresh(path, matches[0])
-        outcome = self._parts.client(row.destination).send([fresh])[0]
-        if not outcome.ok:
-            raise PeerError(outcome.words)
-        return ""
+            missing = self._delivery.missing(row)
+        except DicomBridgeError as error:
+            longest = self._parts.settings.retry.longest_wait_s
+            often = isinstance(error, PeerError) and is_transient(error)
+            wait = (
+                self._later(attempt)
+                if often
+                else stamp(self._state.clock() + timedelta(seconds=max(longest, 1.0)))
+            )
+            words = f"sent, but not verified: {error}"
+            self._state.results.update(
+                row.key, {"attempt": attempt, "not_before": wait, "reason": words}
+            )
+            return
+        if not missing:
+            self._tell(row.key, Instant.LISTED)
+            self._stored(row)
+        elif attempt < self._parts.settings.retry.attempts:
+            words = f"the PACS does not list {len(missing)} objects yet"
+            self._state.results.update(
+                row.key, {"attempt": attempt, "not_before": self._later(attempt), "reason": words}
+            )
+        else:
+            self._lost(row, [item.file for item in missing])
 
+    def _stored(self, row: ResultRow) -> None:
+        pacs = self._pacs(row.destination)
+        wanted = pacs is not None and pacs.commitment
+        changes: dict[str, Value] = {
+            "attempt": 0,
+            "reason": "" if row.found else "the model found nothing",
+            "not_before": stamp(self._state.clock()) if wanted else None,
+        }
+        self._state.results.step(row.key, Verb.CONFIRM, changes)
+        self._parts.audit("node", "result.stored", row.key, {"destination": row.destination})
+        self._tell(row.key, Instant.STORED)
 
-def refresh(path: Path, match: StudyMatch) -> Path:
-    """A copy of a SEG with the patient and accession values that the PACS has now.
+    def _lost(self, row: ResultRow, files: list[str]) -> None:
+        """What the PACS took and does not list is sent again, a few times."""
+        words = f"the PACS took {len(files)} objects and does not list them"
+        self._state.results.mark_objects(row.key, files, MADE, words)
+        if row.losses + 1 >= _MOST_LOSSES:
+            self._state.results.step(row.key, Verb.REFUSE, {"reason": f"{words}: ask the PACS"})
+            self._parts.audit("node", "result.refused", row.key, {"reason": words})
+            return
+        changes: dict[str, Value] = {
+            "attempt": 0,
+            "losses": row.losses + 1,
+            "reason": words,
+            "not_before": self._later(row.losses + 1),
+        }
+        self._state.results.step(row.key, Verb.LOSE, changes)
 
-    Args:
-        path: the SEG.
-        match: the study as the PACS describes it; what it leaves empty stays as it was.
+    def _commit(self, row: ResultRow) -> None:
+        """Stored -> committed: ask, or see whether the PACS let the time pass."""
+        self._commitments.pursue(row, self._later)
 
-    Returns:
-        The copy beside the SEG, to be sent.
-    """
-    import pydicom
+    def _clear(self, key: str) -> None:
+        """Remove the local copy of a committed result."""
+        remove_tree(self.folder(key))
+        self._tell(key, Instant.CLEARED)
 
-    dataset = pydicom.dcmread(path)
-    values = {keyword: str(getattr(match, keyword)) for keyword in FRESH_KEYWORDS}
-    changed = {k: v for k, v in values.items() if v and str(dataset.get(k, "")) != v}
-    if not all(value.isascii() for value in changed.values()):
-        dataset.decode()
-        dataset.SpecificCharacterSet = "ISO_IR 192"
-    for keyword, value in changed.items():
-        setattr(dataset, keyword, value)
-    copy = path.with_name("sending.dcm")
-    part = path.with_name("sending.dcm.part")
-    dataset.save_as(part, enforce_file_format=True)
-    part.replace(copy)
-    return copy
+    def _pacs(self, name: str) -> PacsSection | None:
+        found = [pacs for pacs in self._parts.settings.pacs if pacs.name == name]
+        return found[0] if found else None
+
+    def _tell(self, key: str, instant: Instant) -> None:
+        self._parts.observer(key, instant)

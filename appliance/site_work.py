@@ -18,9 +18,10 @@ from appliance.errors import ApplianceError, NotFound
 from appliance.governance import Governance
 from appliance.home import Home
 from appliance.preparation import Preparer
+from appliance.result_states import IN_PACS
 from appliance.results import Results
 from appliance.settings import Settings
-from appliance.store import DatasetState, Decision, NodeState, PlanRow, ResultState, StudyRow
+from appliance.store import DatasetState, Decision, NodeState, PlanRow, StudyRow
 from dicom_bridge.errors import DicomBridgeError
 from federation.audit_chain import AuditChain
 from federation.canonical import JSON, sha256_file
@@ -155,7 +156,7 @@ class SiteWork:
         plan = SignedPlan.from_json(row.document.encode()).plan
         prepared = self.prepare(row.hash)
         studies = self._studies(prepared)
-        waiting = [s for s in studies if not self._parts.results.known(s.study_key, manifest.id)]
+        waiting = [s for s in studies if not self._parts.results.known(s.version_key, manifest.id)]
         failed = 0
         if waiting:
             out = self._parts.home.models / manifest.id / "masks"
@@ -224,8 +225,8 @@ class SiteWork:
             if result.model_id == manifest.id
         ]
         states = [result.state for result in results]
-        empty = states.count(ResultState.NO_FINDING)
-        sent = states.count(ResultState.SENT)
+        empty = sum(not result.found for result in results)
+        sent = sum(result.found and result.state in IN_PACS for result in results)
         members = self._state.datasets.members(row.dataset or "")
         unlabelled = sum(not member.labelled for member in members)
         return PublishCounts(

@@ -7,16 +7,18 @@ from collections import Counter, defaultdict
 from pathlib import Path
 
 from appliance.pipeline.states import ARROWS, Stage, State, reached
+from appliance.result_states import ResultState
 from appliance.store.database import Database, StoreBusy, StoreInvalid
 from appliance.store.records import (
     ActivityStore,
     DatasetStore,
     ModelStore,
     PlanStore,
-    ResultStore,
 )
+from appliance.store.results import ResultStore
 from appliance.store.rows import (
     Activity,
+    Commitment,
     DatasetRow,
     DatasetState,
     Decision,
@@ -25,8 +27,9 @@ from appliance.store.rows import (
     ModelRow,
     NewStudy,
     PlanRow,
+    ResultEvent,
+    ResultObject,
     ResultRow,
-    ResultState,
     StageRun,
     StageTiming,
     StudyRow,
@@ -37,6 +40,7 @@ from federation.clock import Clock, utc_now
 __all__ = [
     "Activity",
     "Claim",
+    "Commitment",
     "DatasetRow",
     "DatasetState",
     "Decision",
@@ -47,6 +51,8 @@ __all__ = [
     "NodeState",
     "Outcome",
     "PlanRow",
+    "ResultEvent",
+    "ResultObject",
     "ResultRow",
     "ResultState",
     "StageRun",

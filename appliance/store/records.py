@@ -1,14 +1,13 @@
-"""Data sets, plans, models and results in the state file."""
+"""Data sets, plans and models in the state file."""
 
 from __future__ import annotations
 
 import json
 import sqlite3
 from collections.abc import Iterable, Mapping, Sequence
-from datetime import datetime
 
 from appliance.errors import NotAllowed, NotFound
-from appliance.store.database import Database, Value
+from appliance.store.database import Database
 from appliance.store.rows import (
     Activity,
     DatasetRow,
@@ -17,8 +16,6 @@ from appliance.store.rows import (
     Member,
     ModelRow,
     PlanRow,
-    ResultRow,
-    ResultState,
 )
 from appliance.store.studies import resolve_key
 from federation.canonical import JSON
@@ -307,103 +304,6 @@ class ModelStore:
             return self.get(model_id)
 
 
-class ResultStore:
-    """Segmentations that models made, from `held` to `sent`."""
-
-    def __init__(self, database: Database, clock: Clock) -> None:
-        self._database = database
-        self._clock = clock
-
-    def add(self, result: ResultRow) -> bool:
-        """Enter a result; False where this study and model have one already."""
-        return (
-            self._database.execute(
-                "INSERT INTO results (key, study_key, model_id, state, reason, destination,"
-                " volume_ml, lesions, created_at, updated_at) VALUES (?,?,?,?,?,?,?,?,?,?)"
-                " ON CONFLICT (key) DO NOTHING",
-                (
-                    result.key,
-                    result.study_key,
-                    result.model_id,
-                    result.state,
-                    result.reason,
-                    result.destination,
-                    result.volume_ml,
-                    result.lesions,
-                    result.created_at,
-                    result.updated_at,
-                ),
-            )
-            > 0
-        )
-
-    def find(self, key: str) -> ResultRow | None:
-        """The result, or None."""
-        row = self._database.row("SELECT * FROM results WHERE key = ?", (key,))
-        return None if row is None else _result(row)
-
-    def get(self, key: str) -> ResultRow:
-        """The result.
-
-        Raises:
-            NotFound: no such result.
-        """
-        found = self.find(key)
-        if found is None:
-            raise NotFound("no result has this key")
-        return found
-
-    def resolve(self, beginning: str) -> str:
-        """The whole key of the only result whose key begins so."""
-        return resolve_key(self._database, ("results", "key"), beginning)
-
-    def select(
-        self, *, study_key: str | None = None, state: ResultState | None = None
-    ) -> list[ResultRow]:
-        """Results in time order, of one study or state or of all."""
-        rows = self._database.rows(
-            "SELECT * FROM results WHERE (? IS NULL OR study_key = ?) AND (? IS NULL OR state = ?)"
-            " ORDER BY created_at, key",
-            (study_key, study_key, state, state),
-        )
-        return [_result(row) for row in rows]
-
-    def move(
-        self,
-        key: str,
-        allowed: Iterable[ResultState],
-        state: ResultState,
-        changes: Mapping[str, Value] | None = None,
-    ) -> ResultRow:
-        """Change the state, from one of the allowed ones, and further columns with it.
-
-        Raises:
-            NotFound: no such result.
-            NotAllowed: the result is in another state.
-        """
-        values: dict[str, Value] = {"state": state, "updated_at": stamp(self._clock())}
-        values.update(changes or {})
-        with self._database.transaction():
-            present = self.get(key).state
-            if present not in set(allowed):
-                raise NotAllowed(f"the result is '{present}': this is not possible now")
-            assignments = ", ".join(f"{column} = ?" for column in values)
-            self._database.execute(
-                f"UPDATE results SET {assignments} WHERE key = ?",  # noqa: S608
-                [*values.values(), key],
-            )
-            return self.get(key)
-
-    def due(self, now: datetime) -> list[ResultRow]:
-        """Released results whose sending may be tried now."""
-        rows = self._database.rows(
-            "SELECT * FROM results WHERE state IN (?,?) AND (not_before IS NULL OR not_before <= ?)"
-            " ORDER BY created_at, key",
-            (ResultState.RELEASED, ResultState.FAILED, stamp(now)),
-        )
-        return [_result(row) for row in rows]
-
-
 class ActivityStore:
     """What happened lately, and which cases trained."""
 
@@ -468,8 +368,3 @@ def _plan(row: sqlite3.Row) -> PlanRow:
 def _model(row: sqlite3.Row) -> ModelRow:
     values = {key: row[key] for key in row.keys()}  # noqa: SIM118 - a Row iterates its values
     return ModelRow(**{**values, "state": Decision(row["state"])})
-
-
-def _result(row: sqlite3.Row) -> ResultRow:
-    values = {key: row[key] for key in row.keys()}  # noqa: SIM118 - a Row iterates its values
-    return ResultRow(**{**values, "state": ResultState(row["state"])})

@@ -7,6 +7,7 @@ from dataclasses import dataclass, field, replace
 from enum import StrEnum
 
 from appliance.pipeline.states import Stage, State
+from appliance.result_states import ResultState
 from federation.canonical import JSON
 
 
@@ -25,18 +26,6 @@ class Decision(StrEnum):
     PENDING = "pending"
     APPROVED = "approved"
     REJECTED = "rejected"
-
-
-class ResultState(StrEnum):
-    """Where a segmentation made by a model is."""
-
-    NO_FINDING = "no finding"
-    HELD = "held"
-    RELEASED = "released"
-    SENDING = "sending"
-    SENT = "sent"
-    FAILED = "failed"
-    WITHDRAWN = "withdrawn"
 
 
 @dataclass(frozen=True, slots=True)
@@ -236,7 +225,24 @@ class ModelRow:
 
 @dataclass(frozen=True, slots=True)
 class ResultRow:
-    """A segmentation of one study by one model."""
+    """What one model found in one study, as a set of objects.
+
+    Attributes:
+        reason: in words why it is where it is.
+        attempt: failed attempts in a row of the present step.
+        not_before: earliest UTC time of the next attempt.
+        sent_at: when the PACS had taken every object.
+        decided_by: who released or held it.
+        algorithm: the plan's name; of one study's results with one algorithm the newest stands.
+        found: whether the model found anything.
+        predecessor: key of the result in the PACS that this one supersedes, or empty.
+        findings: JSON list: label, volume (ml), and the volume of each connected piece.
+        losses: how often the PACS did not list what it had taken.
+        rounds: how often storage commitment was asked for.
+        committed_at: when the PACS had taken responsibility for every object.
+        patient_seen: key of another patient that the PACS files the study under now, or empty.
+        patient_confirmed: the same, once a person has released the result all the same.
+    """
 
     key: str
     study_key: str
@@ -252,6 +258,66 @@ class ResultRow:
     updated_at: str
     sent_at: str | None
     decided_by: str
+    algorithm: str = ""
+    found: bool = True
+    predecessor: str = ""
+    findings: str = "[]"
+    losses: int = 0
+    rounds: int = 0
+    committed_at: str | None = None
+    patient_seen: str = ""
+    patient_confirmed: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class ResultObject:
+    """One DICOM object of a result.
+
+    Attributes:
+        form: ``seg``, ``sr`` or ``sc``.
+        file: name in the result's folder.
+        object_key: keyed hash of its SOP Instance UID.
+        sha256: of the file as it was made.
+        size: bytes.
+        state: ``made``, ``sent``, ``stored``, ``committed`` or ``failed``.
+        reason: the PACS's last refusal, in words.
+    """
+
+    result: str
+    form: str
+    file: str
+    object_key: str
+    sha256: str
+    size: int
+    state: str = "made"
+    reason: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class ResultEvent:
+    """One step on a result's way."""
+
+    at: str
+    state: ResultState
+    detail: str
+
+
+@dataclass(frozen=True, slots=True)
+class Commitment:
+    """One request for storage commitment.
+
+    Attributes:
+        transaction_key: keyed hash of the transaction UID.
+        state: ``planned`` (the PACS may not know of it), ``pending``, ``answered`` or ``expired``.
+        deadline: UTC time until which the PACS may answer.
+    """
+
+    transaction_key: str
+    result: str
+    state: str
+    asked_at: str
+    deadline: str
+    answered_at: str | None = None
 
 
 @dataclass(frozen=True, slots=True)

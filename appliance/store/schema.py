@@ -150,6 +150,51 @@ MIGRATIONS: tuple[str, ...] = (
 ALTER TABLE studies ADD COLUMN version INTEGER NOT NULL DEFAULT 1;
 ALTER TABLE datasets ADD COLUMN erased TEXT NOT NULL DEFAULT '{}';
 """,
+    # 3: results as sets of objects, their history, storage commitment
+    """
+ALTER TABLE results ADD COLUMN algorithm TEXT NOT NULL DEFAULT '';
+ALTER TABLE results ADD COLUMN found INTEGER NOT NULL DEFAULT 1;
+ALTER TABLE results ADD COLUMN predecessor TEXT NOT NULL DEFAULT '';
+ALTER TABLE results ADD COLUMN findings TEXT NOT NULL DEFAULT '[]';
+ALTER TABLE results ADD COLUMN losses INTEGER NOT NULL DEFAULT 0;
+ALTER TABLE results ADD COLUMN rounds INTEGER NOT NULL DEFAULT 0;
+ALTER TABLE results ADD COLUMN committed_at TEXT;
+ALTER TABLE results ADD COLUMN patient_seen TEXT NOT NULL DEFAULT '';
+ALTER TABLE results ADD COLUMN patient_confirmed TEXT NOT NULL DEFAULT '';
+UPDATE results SET found = 0 WHERE state = 'no finding';
+
+CREATE TABLE result_objects (
+  result TEXT NOT NULL REFERENCES results (key),
+  form TEXT NOT NULL,
+  file TEXT NOT NULL,
+  object_key TEXT NOT NULL,
+  sha256 TEXT NOT NULL,
+  size INTEGER NOT NULL,
+  state TEXT NOT NULL,
+  reason TEXT NOT NULL DEFAULT '',
+  PRIMARY KEY (result, file)
+) STRICT, WITHOUT ROWID;
+CREATE INDEX result_objects_key ON result_objects (object_key);
+
+CREATE TABLE result_events (
+  id INTEGER PRIMARY KEY,
+  result TEXT NOT NULL REFERENCES results (key),
+  at TEXT NOT NULL,
+  state TEXT NOT NULL,
+  detail TEXT NOT NULL DEFAULT ''
+) STRICT;
+CREATE INDEX result_events_result ON result_events (result);
+
+CREATE TABLE commitments (
+  transaction_key TEXT PRIMARY KEY,
+  result TEXT NOT NULL REFERENCES results (key),
+  state TEXT NOT NULL,
+  asked_at TEXT NOT NULL,
+  deadline TEXT NOT NULL,
+  answered_at TEXT
+) STRICT;
+CREATE INDEX commitments_result ON commitments (result);
+""",
 )
 """What each later version changes, in order; a new file goes through all of them too."""
 

@@ -27,6 +27,7 @@ from appliance.errors import NotFound
 from appliance.governance import Governance
 from appliance.home import Home
 from appliance.pipeline.states import ARROWS, Event, Stage, State
+from appliance.result_states import Verb
 from appliance.settings import default_settings
 from appliance.store import (
     DatasetRow,
@@ -99,14 +100,14 @@ class InMemoryOperations:
 
     def release_result(self, key: str, *, actor: str, destination: str) -> ResultRow:
         changes = {"destination": destination or "main", "decided_by": actor}
-        return self.state.results.move(key, [ResultState.HELD], ResultState.RELEASED, changes)
+        return self.state.results.step(key, Verb.RELEASE, changes)
 
     def hold_result(self, key: str, *, reason: str) -> ResultRow:
-        unsent = [ResultState.HELD, ResultState.RELEASED]
-        return self.state.results.move(key, unsent, ResultState.HELD, {"reason": reason})
+        return self.state.results.step(key, Verb.HOLD, {"reason": reason})
 
     def send_result(self, key: str) -> ResultRow:
-        return self.state.results.move(key, [ResultState.RELEASED], ResultState.SENT)
+        self.state.results.step(key, Verb.START, only=[ResultState.RELEASED])
+        return self.state.results.step(key, Verb.FINISH)
 
     def qc(self, study_key: str) -> QcView:
         metric = MetricView("flair_snr", 12.5, "", "higher")

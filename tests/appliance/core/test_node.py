@@ -238,7 +238,8 @@ def test_a_result_is_held_then_released_and_found_in_the_pacs(
     with pytest.raises(NotAllowed):
         node.operations.release_result(row.key, actor="me", destination="nowhere")
     node.operations.release_result(row.key, actor="me", destination="")
-    wait_for(lambda: node.state.results.get(row.key).state is ResultState.SENT, what="the sending")
+    stored = ResultState.STORED
+    wait_for(lambda: node.state.results.get(row.key).state is stored, what="the result's storage")
     study = node.state.studies.get(row.study_key)
     assert not study.labelled
     keys = create_keys(hospital.home)
@@ -246,7 +247,7 @@ def test_a_result_is_held_then_released_and_found_in_the_pacs(
     original = hospital.studies[1]
     listed = hospital.client().find_instances(original.StudyInstanceUID)
     assert [ref.SOPInstanceUID for ref in listed if ref.Modality == "SEG"] == [uid]
-    seg = node.home.results / row.key / "sending.dcm"
+    seg = node.home.results / row.key / "seg.dcm"
     dataset = pydicom.dcmread(seg)
     source = pydicom.dcmread(original.flair[0])
     for keyword in ("PatientID", "PatientName", "StudyInstanceUID", "FrameOfReferenceUID"):

@@ -2,129 +2,24 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator
 from dataclasses import replace
 from datetime import timedelta
 from pathlib import Path
-from typing import cast
 
 import pydicom
 import pytest
-from pydicom.dataset import Dataset, FileMetaDataset
-from pydicom.uid import ExplicitVRLittleEndian
 
 from appliance.errors import NotAllowed
-from appliance.home import Home, create_keys
-from appliance.identity import Identities
-from appliance.pipeline.pool import WorkerPool
 from appliance.pipeline.states import Event
-from appliance.result_writing import SEG_FILE, segments_of
-from appliance.results import Results, ResultsParts, refresh
-from appliance.settings import settings_from
-from appliance.store import NodeState, ResultRow, ResultState
-from dicom_bridge.errors import PeerUnreachable
-from dicom_bridge.net.client import PacsClient
-from dicom_bridge.net.model import SendOutcome, StudyCriteria, StudyMatch
+from appliance.result_sending import refresh
+from appliance.result_states import Verb
+from appliance.result_writing import REPORT_FILE, SEG_FILE, segments_of
+from appliance.store import ResultState
 from federation.manifest import ModelManifest
 from federation.plan import ms_lesion_demo_plan
-from tests.appliance.core.values import MATCH, Clock, held
-
-
-class Peer:
-    """The PACS as results see it: what it lists, what it answers, what it got."""
-
-    def __init__(self) -> None:
-        self.matches = [MATCH]
-        self.answers: list[bool | None] = []
-        self.got: list[Dataset] = []
-
-    def find_studies(self, criteria: StudyCriteria) -> list[StudyMatch]:
-        assert criteria.study_uids == ("1.2.3",)
-        return self.matches
-
-    def send(self, paths: Sequence[Path]) -> list[SendOutcome]:
-        answer = self.answers.pop(0) if self.answers else True
-        if answer is None:
-            raise PeerUnreachable("the PACS does not answer")
-        self.got += [pydicom.dcmread(path) for path in paths] if answer else []
-        return [SendOutcome(paths[0], "1", 0 if answer else 0xA700, "out of resources")]
-
-
-class Bench:
-    """Results over one study whose SEG is written."""
-
-    def __init__(self, root: Path, *, release: str = "none") -> None:
-        self.home = Home(root, "p")
-        self.home.create()
-        self.identities = Identities(self.home, create_keys(self.home))
-        self.clock = Clock()
-        self.state = NodeState(self.home.state_file, clock=self.clock)
-        self.peer = Peer()
-        self.audited: list[str] = []
-        pacs = {
-            "name": "main",
-            "ae_title": "PACS",
-            "host": "h",
-            "port": 1,
-            "role": ["query", "results"],
-        }
-        settings = settings_from(
-            {
-                "node": {"site": "a", "project": "p"},
-                "pacs": [pacs],
-                "results": {"release": release, "destination": "main"},
-            }
-        )
-        self.pool = WorkerPool(workers=1, threads=1)
-
-        def audit(actor: str, action: str, subject: str, detail: Mapping[str, object]) -> None:
-            self.audited.append(action)
-
-        self.results = Results(
-            ResultsParts(
-                state=self.state,
-                home=self.home,
-                settings=settings,
-                identities=self.identities,
-                pool=self.pool,
-                client=lambda _name: cast("PacsClient", self.peer),
-                audit=audit,
-            )
-        )
-        newcomer = self.identities.newcomer(MATCH, "main")
-        self.study_key = newcomer.study_key
-        self.identities.keep(MATCH, "main")
-        self.state.studies.add(newcomer)
-        self.key = self.results.key(self.study_key, "m" * 64)
-        self.state.results.add(held(self.key, self.study_key))
-        write_object(self.results.folder(self.key))
-
-    def now(self) -> ResultRow:
-        return self.state.results.get(self.key)
-
-    def close(self) -> None:
-        self.pool.close()
-        self.state.close()
-
-
-def write_object(folder: Path) -> Path:
-    """A small object with the values that the PACS had when it was written."""
-    folder.mkdir(parents=True)
-    dataset = Dataset()
-    dataset.SpecificCharacterSet = "ISO_IR 100"
-    dataset.SOPClassUID = "1.2.840.10008.5.1.4.1.1.66.4"
-    dataset.SOPInstanceUID = "1.2.3.4"
-    dataset.PatientName = "DOE^JANE"
-    dataset.PatientID = "P1"
-    dataset.AccessionNumber = "A1"
-    dataset.ReferringPhysicianName = "MÜLLER^ANNA"
-    dataset.file_meta = FileMetaDataset()
-    dataset.file_meta.TransferSyntaxUID = ExplicitVRLittleEndian
-    dataset.file_meta.MediaStorageSOPClassUID = dataset.SOPClassUID
-    dataset.file_meta.MediaStorageSOPInstanceUID = dataset.SOPInstanceUID
-    path = folder / SEG_FILE
-    dataset.save_as(path, enforce_file_format=True)
-    return path
+from tests.appliance.core.result_bench import REPORT_UID, SEG_UID, Bench, write_object
+from tests.appliance.core.values import MATCH, held
 
 
 @pytest.fixture
@@ -145,23 +40,60 @@ def test_released_results_are_sent_with_fresh_values(bench: Bench) -> None:
     bench.peer.matches = [replace(MATCH, PatientName="DOE^JANE^MARRIED", AccessionNumber="A2")]
     bench.results.release(bench.key, actor="me")
     assert bench.results.send_due() == 1
-    assert bench.now().state is ResultState.SENT
+    assert bench.now().state is ResultState.STORED
     assert bench.now().sent_at is not None
-    (sent,) = bench.peer.got
-    assert str(sent.PatientName) == "DOE^JANE^MARRIED"
-    assert sent.AccessionNumber == "A2"
-    assert sent.SOPInstanceUID == "1.2.3.4"
-    assert bench.audited == ["result.sent"]
+    assert bench.peer.sent == [SEG_UID, REPORT_UID], "the segmentation first, each once"
+    for sent in bench.peer.got.values():
+        assert str(sent.PatientName) == "DOE^JANE^MARRIED"
+        assert sent.AccessionNumber == "A2"
+    assert bench.audited == ["result.sent", "result.stored"]
+    assert bench.objects() == {"seg": "stored", "sr": "stored"}
+    states = [event.state.value for event in bench.state.results.events(bench.key)]
+    assert states == ["held", "released", "sending", "sent", "stored"]
     with pytest.raises(NotAllowed):
         bench.results.hold(bench.key)
+    assert bench.results.send_due() == 0, "nothing is left to do"
 
 
 def test_a_study_that_is_gone_holds_its_result(bench: Bench) -> None:
     bench.peer.matches = []
     bench.results.release(bench.key, actor="me")
     bench.results.send_due()
-    assert (bench.now().state, bench.peer.got) == (ResultState.HELD, [])
+    assert (bench.now().state, bench.peer.got) == (ResultState.HELD, {})
     assert "no longer in the PACS" in bench.now().reason
+
+
+def test_a_study_under_another_patient_waits_for_a_person(bench: Bench) -> None:
+    bench.peer.matches = [replace(MATCH, PatientID="P77", PatientName="ROE^JANE")]
+    bench.results.release(bench.key, actor="policy")
+    bench.results.send_due()
+    assert (bench.now().state, bench.peer.got) == (ResultState.HELD, {})
+    assert "another PatientID" in bench.now().reason
+    assert "P77" not in bench.now().reason
+    bench.results.release(bench.key, actor="policy")
+    bench.results.send_due()
+    assert bench.now().state is ResultState.HELD, "a rule confirms nothing"
+    bench.results.release(bench.key, actor="me")
+    bench.results.send_due()
+    assert bench.now().state is ResultState.STORED
+    assert {str(d.PatientID) for d in bench.peer.got.values()} == {"P77"}
+
+
+def test_a_patient_confirmed_once_is_not_another_one(bench: Bench) -> None:
+    bench.peer.matches = [replace(MATCH, PatientID="P77")]
+    bench.results.release(bench.key, actor="me")
+    bench.results.send_due()
+    bench.peer.matches = [replace(MATCH, PatientID="P88")]
+    bench.results.release(bench.key, actor="me")
+    bench.results.send_due()
+    assert (bench.now().state, bench.peer.got) == (ResultState.HELD, {})
+
+
+def test_an_issuer_that_only_one_answer_gives_is_no_other_patient(bench: Bench) -> None:
+    bench.peer.matches = [replace(MATCH, IssuerOfPatientID="HOSPITAL")]
+    bench.results.release(bench.key, actor="me")
+    bench.results.send_due()
+    assert bench.now().state is ResultState.STORED
 
 
 def test_a_withdrawn_study_holds_its_result_and_erasing_marks_it(bench: Bench) -> None:
@@ -193,16 +125,78 @@ def test_a_failing_pacs_is_tried_again_later(bench: Bench) -> None:
         assert (bench.now().state, bench.now().attempt) == (ResultState.FAILED, attempt)
         assert bench.results.send_due() == 0, "the back-off has not passed"
         bench.clock.now += timedelta(minutes=5)
+    assert "out of resources" in bench.now().reason
     bench.results.send_due()
-    assert bench.now().state is ResultState.SENT
+    assert bench.now().state is ResultState.STORED
 
 
-def test_a_death_while_sending_sends_the_same_object_again(bench: Bench) -> None:
+def test_only_what_is_not_stored_is_sent_again(bench: Bench) -> None:
+    bench.peer.answers = [True, False]
     bench.results.release(bench.key, actor="me")
-    bench.state.results.move(bench.key, (ResultState.RELEASED,), ResultState.SENDING)
+    bench.results.send_due()
+    assert bench.objects() == {"seg": "sent", "sr": "failed"}
+    bench.clock.now += timedelta(minutes=5)
+    bench.results.send_due()
+    assert bench.now().state is ResultState.STORED
+    assert bench.peer.sent == [SEG_UID, REPORT_UID]
+
+
+def test_a_pacs_that_refuses_again_and_again_ends_with_a_person(bench: Bench) -> None:
+    bench.peer.answers = [False] * bench.settings.retry.attempts
+    bench.results.release(bench.key, actor="me")
+    while bench.results.send_due():
+        bench.clock.now += timedelta(hours=2)
+    assert bench.now().state is ResultState.REFUSED
+    assert "refused it 5 times: seg: out of resources" in bench.now().reason
+    bench.clock.now += timedelta(days=2)
+    assert bench.results.send_due() == 0
+
+
+def test_a_pacs_that_is_down_is_asked_for_ever_with_growing_pauses(bench: Bench) -> None:
+    bench.peer.down = True
+    bench.results.release(bench.key, actor="me")
+    attempts = 0
+    for _ in range(400):
+        attempts += bench.results.send_due()
+        bench.clock.now += timedelta(minutes=5)
+    assert bench.now().state is ResultState.FAILED
+    assert 20 < attempts < 60, "the pauses grow to an hour"
+    bench.peer.down = False
+    bench.clock.now += timedelta(hours=1)
+    bench.results.send_due()
+    assert bench.now().state is ResultState.STORED
+
+
+def test_what_the_pacs_took_and_does_not_list_is_sent_again_a_few_times(bench: Bench) -> None:
+    bench.peer.lost = {REPORT_UID}
+    bench.results.release(bench.key, actor="me")
+    for _ in range(100):
+        bench.results.send_due()
+        bench.clock.now += timedelta(hours=1)
+    assert bench.now().state is ResultState.REFUSED
+    assert "does not list" in bench.now().reason
+    assert bench.peer.sent.count(SEG_UID) == 1
+    assert bench.peer.sent.count(REPORT_UID) == 3
+
+
+def test_a_person_may_send_again_and_nothing_listed_is_sent_twice(bench: Bench) -> None:
+    bench.results.release(bench.key, actor="me")
+    bench.results.send_due()
+    del bench.peer.got[REPORT_UID]
+    assert bench.results.send(bench.key).state is ResultState.STORED
+    assert bench.peer.sent == [SEG_UID, REPORT_UID, REPORT_UID]
+
+
+def test_a_death_while_sending_sends_only_what_the_pacs_lacks(bench: Bench) -> None:
+    bench.results.release(bench.key, actor="me")
+    bench.state.results.step(bench.key, Verb.START)
+    seg = bench.results.folder(bench.key) / SEG_FILE
+    bench.peer.got[SEG_UID] = pydicom.dcmread(seg)
+    bench.results = bench.again()
     bench.results.recover()
     bench.results.send_due()
-    assert [dataset.SOPInstanceUID for dataset in bench.peer.got] == ["1.2.3.4"]
+    assert bench.peer.sent == [REPORT_UID]
+    assert bench.now().state is ResultState.STORED
 
 
 def test_the_rule_releases_what_nobody_held(tmp_path: Path) -> None:
@@ -218,20 +212,39 @@ def test_the_rule_releases_what_nobody_held(tmp_path: Path) -> None:
         bench.close()
 
 
+def test_a_result_of_an_earlier_version_is_taken_over(tmp_path: Path) -> None:
+    bench = Bench(tmp_path)
+    try:
+        old = replace(held("rsold", bench.study_key), model_id="o" * 64)
+        bench.state.results.add(old)
+        uid = bench.results.uids(bench.study_key, "o" * 64).seg
+        write_object(bench.results.folder("rsold") / SEG_FILE, uid)
+        (bench.home.results / "rsdead.part").mkdir()
+        bench.results.recover()
+        (item,) = bench.state.results.objects("rsold")
+        assert item.object_key == bench.identities.instance_key(uid)
+        assert not (bench.home.results / "rsdead.part").exists()
+        bench.results.release("rsold", actor="me")
+        bench.results.send_due()
+        assert bench.peer.sent == [uid]
+    finally:
+        bench.close()
+
+
 def test_a_name_beyond_latin_keeps_the_other_values(tmp_path: Path) -> None:
-    path = write_object(tmp_path / "r")
-    copy = refresh(path, replace(MATCH, PatientName="ΠΑΠΑΔΟΠΟΥΛΟΥ^ΑΝΝΑ"))
-    dataset = pydicom.dcmread(copy)
+    path = write_object(tmp_path / "r" / REPORT_FILE, REPORT_UID)
+    fresh = replace(MATCH, PatientName="ΠΑΠΑΔΟΠΟΥΛΟΥ^ΑΝΝΑ")
+    dataset = pydicom.dcmread(refresh(path, fresh, tmp_path / "copy.dcm"))
     assert str(dataset.PatientName) == "ΠΑΠΑΔΟΠΟΥΛΟΥ^ΑΝΝΑ"
     assert str(dataset.ReferringPhysicianName) == "MÜLLER^ANNA"
 
 
 def test_uids_follow_from_study_and_model(bench: Bench) -> None:
-    uid = bench.identities.result_uid
-    assert uid("st1", "m", "sop") == uid("st1", "m", "sop")
-    assert len({uid("st1", "m", "sop"), uid("st1", "m", "series"), uid("st2", "m", "sop")}) == 3
-    assert uid("st1", "m", "sop").startswith("2.25.")
-    assert len(uid("st1", "m", "sop")) <= 64
+    uids, others = bench.results.uids("st1", "m"), bench.results.uids("st1v2", "m")
+    assert uids == bench.results.uids("st1", "m")
+    five = {uids.seg, uids.seg_series, uids.report, uids.report_series, uids.picture_series}
+    assert len(five | {others.seg, others.report}) == 7
+    assert all(uid.startswith("2.25.") and len(uid) <= 64 for uid in five)
 
 
 def test_segments_name_plan_and_model() -> None:

@@ -13,6 +13,7 @@ from hypothesis import strategies as st
 
 from appliance.errors import NotAllowed, NotFound
 from appliance.pipeline.states import ARROWS, Event, Stage, State
+from appliance.result_states import Verb
 from appliance.store import (
     DatasetState,
     Decision,
@@ -20,6 +21,7 @@ from appliance.store import (
     NewStudy,
     NodeState,
     Outcome,
+    ResultObject,
     ResultRow,
     ResultState,
     StoreBusy,
@@ -236,11 +238,31 @@ def test_results_move_only_from_allowed_states(state: NodeState) -> None:
     assert state.results.add(result())
     assert not state.results.add(result())
     with pytest.raises(NotAllowed):
-        state.results.move("r1", [ResultState.RELEASED], ResultState.SENT)
+        state.results.step("r1", Verb.FINISH)
+    with pytest.raises(NotAllowed):
+        state.results.step("r1", Verb.RELEASE, only=[ResultState.FAILED])
     changes = {"destination": "main"}
-    row = state.results.move("r1", [ResultState.HELD], ResultState.RELEASED, changes)
+    row = state.results.step("r1", Verb.RELEASE, changes)
     assert (row.state, row.destination) == (ResultState.RELEASED, "main")
     assert [r.key for r in state.results.due(state.clock())] == ["r1"]
+    assert [event.state for event in state.results.events("r1")] == ["held", "released"]
+
+
+def test_a_result_keeps_its_objects_and_its_commitment(state: NodeState) -> None:
+    state.studies.add(study(1))
+    seg = ResultObject("r1", "seg", "seg.dcm", "k1", "0" * 64, 10)
+    report = ResultObject("r1", "sr", "sr.dcm", "k2", "0" * 64, 5)
+    assert state.results.add(result(), [report, seg])
+    state.results.mark_objects("r1", ["sr.dcm"], "failed", "no room")
+    forms = [(o.form, o.state, o.reason) for o in state.results.objects("r1")]
+    assert forms == [("seg", "made", ""), ("sr", "failed", "no room")]
+    assert state.results.object_keys(study(1).study_key) == {"k1", "k2"}
+    assert state.results.commitment("t1") is None
+    state.results.plan_commitment("r1", "t1", state.clock())
+    state.results.mark_commitment("t1", "answered")
+    state.results.mark_commitment("t1", "pending", unless="answered")
+    (kept,) = state.results.commitments("r1")
+    assert (kept.state, state.results.get("r1").rounds) == ("answered", 1)
 
 
 def test_activity_and_trained_cases(state: NodeState) -> None:
