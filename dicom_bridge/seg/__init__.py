@@ -1,7 +1,16 @@
 """DICOM segmentation objects: read labels, write results, check references."""
 
 from dicom_bridge.seg.check import check_seg
-from dicom_bridge.seg.expert import ExpertPolicy, is_expert, is_own_result
+from dicom_bridge.seg.codes import labels_of, load_labels, parse_labels
+from dicom_bridge.seg.expert import (
+    ExpertPolicy,
+    OwnMarks,
+    codes_of,
+    edited_from_ours,
+    is_expert,
+    is_own_result,
+    judge_header,
+)
 from dicom_bridge.seg.lesions import lesions_of
 from dicom_bridge.seg.model import (
     BRAIN,
@@ -18,7 +27,7 @@ from dicom_bridge.seg.model import (
     SegSegment,
     SegWritten,
 )
-from dicom_bridge.seg.read import read_seg, read_seg_alone, referenced_series
+from dicom_bridge.seg.read import read_labels, read_seg, read_seg_alone, referenced_series
 from dicom_bridge.seg.write import write_seg
 
 __all__ = [
@@ -31,15 +40,23 @@ __all__ = [
     "Finding",
     "Lesion",
     "NoFinding",
+    "OwnMarks",
     "SegContent",
     "SegRequest",
     "SegSegment",
     "SegWritten",
     "SegmentSpec",
     "check_seg",
+    "codes_of",
+    "edited_from_ours",
     "is_expert",
     "is_own_result",
+    "judge_header",
+    "labels_of",
     "lesions_of",
+    "load_labels",
+    "parse_labels",
+    "read_labels",
     "read_seg",
     "read_seg_alone",
     "referenced_series",

@@ -273,7 +273,8 @@ class TestExpert:
     @pytest.mark.parametrize(
         ("changes", "words"),
         [
-            ({"manufacturer": "clinode"}, "own"),
+            ({"manufacturer": "clinode", "creator": "CLINODE^RESEARCH"}, "own"),
+            ({"manufacturer": "clinode", "segments": (LESION,)}, "own"),
             ({"segments": (LESION,)}, "neither MANUAL"),
             ({"creator": "SOMEBODY^ELSE"}, "creator"),
             (
