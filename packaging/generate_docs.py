@@ -108,6 +108,7 @@ def replaced(text: str, name: str, body: str) -> str:
 
 def documents() -> dict[Path, str]:
     """Every file that has generated parts, as it should be."""
+    from appliance.tools.conformance import statement_of
     from federation.coordinator.states import ROUND_TABLE, RUN_TABLE, TASK_TABLE
 
     design = ROOT / "docs" / "design.md"
@@ -116,7 +117,11 @@ def documents() -> dict[Path, str]:
     text = replaced(text, "run states", table_diagram(RUN_TABLE))
     text = replaced(text, "round states", table_diagram(ROUND_TABLE))
     text = replaced(text, "task states", table_diagram(TASK_TABLE))
-    return {design: text, ROOT / "docs" / "commands.md": command_reference()}
+    return {
+        design: text,
+        ROOT / "docs" / "commands.md": command_reference(),
+        ROOT / "docs" / "dicom-conformance.md": statement_of(None),
+    }
 
 
 def main() -> int:

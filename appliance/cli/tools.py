@@ -311,3 +311,21 @@ def seg_check(
     print_lines(*(findings or ["nothing is wrong with it"]))
     if findings:
         raise typer.Exit(1)
+
+
+@app.command()
+def conformance(
+    ctx: typer.Context,
+    out: Annotated[
+        Path | None, typer.Option("--out", help="Write to this file instead of the screen.")
+    ] = None,
+) -> None:
+    """Write the DICOM Conformance Statement (PS3.2 Annex N) of this home's settings."""
+    from appliance.tools.conformance import statement_of
+
+    text = statement_of(ctx.obj)
+    if out is None:
+        print_lines(*text.splitlines())
+        return
+    out.write_text(text, encoding="utf-8")
+    print_lines(f"wrote {out}")

@@ -17,6 +17,7 @@ from appliance.errors import StageFailed
 from appliance.home import load_keys, write_atomic
 from appliance.pipeline.stages.selection import read_selection
 from appliance.pipeline.work import StageResult, StageWork
+from appliance.settings import DeidentificationSection
 from dicom_bridge.deid import (
     Identifiers,
     Option,
@@ -36,7 +37,7 @@ def run(work: StageWork) -> StageResult:
         DataRefused: a header cannot be de-identified, or identity is left in a side-car.
     """
     selection = read_selection(work)
-    profile = profile_of(work)
+    profile = profile_of(work.settings.deidentification)
     pseudonymizer = Pseudonymizer(load_keys(work.home).project_secret, work.home.project)
     originals: list[Dataset] = []
     sidecars: list[Path] = []
@@ -64,9 +65,8 @@ def run(work: StageWork) -> StageResult:
     )
 
 
-def profile_of(work: StageWork) -> Profile:
+def profile_of(section: DeidentificationSection) -> Profile:
     """The profile of the settings."""
-    section = work.settings.deidentification
     if section.profile is not None:
         return Profile.load(section.profile)
     return Profile.basic(options=frozenset(Option(name) for name in section.options))
