@@ -240,21 +240,63 @@ def verify(path: Path, *, expected_last: str | None = None) -> AuditVerification
     Returns:
         The count of good entries and, where broken, the first bad line in words.
     """
-    last, count, seen = GENESIS, 0, expected_last is None
-    with path.open("rb") as stream:
-        for number, line in enumerate(stream, start=1):
-            try:
-                entry = _parse(line)
-            except (ValueError, TypeError) as error:
-                return AuditVerification(False, count, last, f"line {number}: {error}")
-            if entry.previous != last:
-                words = f"line {number}: does not follow the line before: removed or reordered"
-                return AuditVerification(False, count, last, words)
-            if entry.seq != count + 1:
-                words = f"line {number}: number {entry.seq}, expected {count + 1}"
-                return AuditVerification(False, count, last, words)
-            last, count = entry.hash, count + 1
-            seen = seen or last == expected_last
-    if not seen:
-        return AuditVerification(False, count, last, "the remembered entry is gone: tail cut off")
-    return AuditVerification(True, count, last)
+    watch = ChainWatch(path, remembered=expected_last)
+    found = watch.check()
+    if found.ok and not watch.seen:
+        words = "the remembered entry is gone: tail cut off"
+        return AuditVerification(False, found.entries, found.last_hash, words)
+    return found
+
+
+class ChainWatch:
+    """Follows a chain as it grows: each line is checked once, a shorter file from the beginning.
+
+    What somebody changes in lines that were checked before is seen by :func:`verify`, not here.
+
+    Args:
+        path: the log.
+        remembered: a hash to look for.
+
+    Attributes:
+        seen: whether the remembered hash was met, or none was given.
+    """
+
+    def __init__(self, path: Path, *, remembered: str | None = None) -> None:
+        self._path = path
+        self._remembered = remembered
+        self._lock = threading.Lock()
+        self._start_over()
+
+    def _start_over(self) -> None:
+        self._offset = self._count = 0
+        self._last = GENESIS
+        self.seen = self._remembered is None
+
+    def check(self) -> AuditVerification:
+        """Follow the lines that are new since the last call."""
+        with self._lock:
+            if self._path.stat().st_size < self._offset:
+                self._start_over()
+            words = ""
+            with self._path.open("rb") as stream:
+                stream.seek(self._offset)
+                for line in stream:
+                    words = self._fault(line)
+                    if words:
+                        break
+            return AuditVerification(not words, self._count, self._last, words)
+
+    def _fault(self, line: bytes) -> str:
+        number = self._count + 1
+        try:
+            entry = _parse(line)
+        except (ValueError, TypeError) as error:
+            return f"line {number}: {error}"
+        if entry.previous != self._last:
+            return f"line {number}: does not follow the line before: removed or reordered"
+        if entry.seq != number:
+            return f"line {number}: number {entry.seq}, expected {number}"
+        self._last, self._count = entry.hash, number
+        self._offset += len(line)
+        self.seen = self.seen or entry.hash == self._remembered
+        return ""

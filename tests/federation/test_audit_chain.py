@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from federation.audit_chain import AuditChain, read_entries, tail, verify
+from federation.audit_chain import AuditChain, ChainWatch, read_entries, tail, verify
 from federation.errors import StoreDamaged
 
 
@@ -109,3 +109,17 @@ def test_two_processes_keep_one_chain(tmp_path: Path) -> None:
     found = verify(path)
     assert found.ok, found.words
     assert found.entries == 50
+
+
+def test_a_watch_checks_each_line_once_and_a_shorter_file_again(tmp_path: Path) -> None:
+    chain = AuditChain(tmp_path / "audit.jsonl")
+    for number in range(3):
+        chain.append("a", "b.c", str(number), {})
+    watch = ChainWatch(chain.path)
+    assert (watch.check().ok, watch.check().entries) == (True, 3)
+    chain.append("a", "b.c", "3", {})
+    assert watch.check().entries == 4
+    lines = chain.path.read_bytes().splitlines(keepends=True)
+    chain.path.write_bytes(b"".join(lines[1:]))
+    assert "line 1" in watch.check().words
+    assert not watch.check().ok
