@@ -112,6 +112,7 @@ _DEVICE = (
     *("SegmentAlgorithmName", "AlgorithmName", "AlgorithmVersion", "StackID", "EnergyWindowName"),
     *("CardiacFramingType", "SecondaryCaptureDeviceManufacturerModelName"),
     *("SecondaryCaptureDeviceSoftwareVersions", "PhosphorType", "DetectorLinesOfResponseUsed"),
+    *("TransducerData", "TransducerType", "ProcessingFunction"),
 )
 _WORDS = (
     *("SegmentLabel", "DimensionDescriptionLabel", "PositionReferenceIndicator", "FrameLabel"),
@@ -150,6 +151,7 @@ _FORM_JUDGES: Mapping[str, Judge] = {
     "TM": values.time_value,
     "DT": values.date_time_value,
 }
+_DESCRIPTIONS = frozenset({"LO", "LT", "SH", "ST", "UC", "UT"})
 _FREE_TEXT = frozenset({"AE", "LO", "LT", "PN", "SH", "ST", "UC", "UR", "UT"})
 
 
@@ -341,6 +343,9 @@ class _Compiler:
             return Rule(Action.UID, Method.UID, kind, vrs)
         if tag in BULK or (vrs and all(v in values.BINARY_SIZES and v[:1] != b"O" for v in vrs)):
             return Rule(keep, Method.RAW, kind, vrs)
+        if Option.CLEAN_DESCRIPTORS in self._options and vr in _DESCRIPTIONS:
+            clean = Action.CLEAN
+            return Rule(clean, Method.JUDGE, kind, vrs, values.cleaned_text)
         return _denied(kind, vrs)
 
 

@@ -110,7 +110,13 @@ def read_table(name: str) -> bytes:
 @cache
 def table_hash() -> str:
     """SHA-256 over every data file that decides what happens to an element."""
-    others = ("iod_attributes.json", "codes.json", "vocabulary.json", SAFE_PRIVATE)
+    others = (
+        "iod_attributes.json",
+        "codes.json",
+        "vocabulary.json",
+        "descriptors.json",
+        SAFE_PRIVATE,
+    )
     names = (*TABLE_FILES, *others)
     return hashlib.sha256(b"".join(read_table(name) for name in names)).hexdigest()
 

@@ -14,6 +14,7 @@ from datetime import date, timedelta
 from functools import cache, lru_cache
 from typing import NamedTuple
 
+from dicom_bridge.deid.descriptors import clean_description
 from dicom_bridge.deid.table import read_table
 
 LONG_NUMBER = 5
@@ -223,21 +224,24 @@ def device_text(raw: bytes) -> Verdict:
 
 
 def words_text(raw: bytes) -> Verdict:
-    """Text of known words only (coded concepts and series words); anything else may not stay."""
-    text = fold(raw.decode("ascii", "replace").strip(" \0"))
-    words = _WORDS.findall(text)
-    return Verdict(raw.rstrip(b"\0"), text) if all(map(_is_known, words)) else REFUSED
+    """Text of known words only (coded concepts and descriptions); any other may not stay."""
+    text = raw.decode("latin-1").strip(" \0")
+    words = _WORDS.findall(text.lower())
+    kept = clean_description(text, known_words())
+    return (
+        Verdict(raw.rstrip(b"\0"), fold(text)) if _WORDS.findall(kept.lower()) == words else REFUSED
+    )
 
 
-def cleaned_text(raw: bytes) -> Verdict:
-    """Free text reduced to its known words, in their order; None where nothing is left."""
-    words = _WORDS.findall(fold(raw.decode("ascii", "replace")))
-    kept = " ".join(word for word in words if _is_known(word) and not word.isdigit())[:64]
-    return Verdict(kept.encode(), kept) if kept else REFUSED
+def cleaned_text(raw: bytes, forbidden: Callable[[str], bool] = lambda _word: False) -> Verdict:
+    """Free text reduced to words and numbers that identify nobody; None where nothing is left.
 
-
-def _is_known(word: str) -> bool:
-    return len(word) < 3 or (word.isdigit() and len(word) < 5) or word in known_words()
+    Args:
+        raw: the text; letters outside ASCII belong to no known word.
+        forbidden: says of a folded word that it identifies the patient.
+    """
+    kept = clean_description(raw.decode("latin-1").strip(" \0"), known_words(), forbidden)
+    return Verdict(kept.encode("ascii"), fold(kept)) if kept else REFUSED
 
 
 def code_scheme(raw: bytes) -> Verdict:

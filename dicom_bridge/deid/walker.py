@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import struct
 from collections import Counter
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
 from functools import lru_cache
 from typing import NamedTuple
@@ -191,12 +191,27 @@ class Walker:
         long = [token for token in self.names | self.numbers | self.places if len(token) >= 5]
         short = {token for token in self.names | self.numbers if len(token) < 5}
         hits = 0
+
+        def holds(text: str) -> bool:
+            return any(token in text for token in long) or bool(short and short & _split(text))
+
         for place, tag, vr, rule, text in self.candidates:
-            if any(token in text for token in long) or (short and short & _split(text)):
-                chunk = _fallback(tag, vr, rule).chunk
+            if holds(text):
+                chunk = self._without(place, tag, vr, rule, holds)
                 self.out[place] = chunk if chunk is not None else b""
                 hits += 1
         return hits
+
+    def _without(
+        self, place: int, tag: int, vr: bytes, rule: Rule, holds: Callable[[str], bool]
+    ) -> bytes | None:
+        """A cleaned text without the words that identify; nothing of any other value."""
+        if rule.judge is values.cleaned_text:
+            head = _LONG_HEAD.size if vr in LONG_VRS else _SHORT_HEAD.size
+            verdict = values.cleaned_text(bytes(self.out[place])[head:], holds)
+            if verdict.value is not None and not holds(verdict.text):
+                return encode(tag, vr, verdict.value)
+        return _fallback(tag, vr, rule).chunk
 
     def _judge(self, tag: int, vr: bytes, rule: Rule, raw: bytes) -> Outcome:
         """A value whose fate depends on nothing but itself (and the project's secret)."""
