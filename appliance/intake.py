@@ -3,6 +3,9 @@
 The PACS's own list of instances (C-FIND at image level) is the truth that the received ones are
 reconciled with; counters in C-MOVE responses are hints. Results that this node made are neither
 asked for nor counted.
+
+A study that was fetched and for which the PACS lists further source instances later is reopened
+as a new version (``[intake] reopen``). Withdrawn patients and studies are refused.
 """
 
 from __future__ import annotations
@@ -10,38 +13,52 @@ from __future__ import annotations
 import threading
 import time
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field
-from datetime import timedelta
+from dataclasses import asdict, dataclass, field
+from datetime import datetime, timedelta
 from pathlib import Path
 
 import structlog
 
-from appliance.errors import ApplianceError, NotFound
-from appliance.home import Home
+from appliance.errors import ApplianceError, NotAllowed, NotFound
+from appliance.home import Home, remove_tree
 from appliance.identity import Identities
 from appliance.pipeline.runner import Observer, back_off_s
-from appliance.pipeline.states import Event, Point, Stage, StageEvent, State
+from appliance.pipeline.states import STOPPED, Event, Point, Stage, StageEvent, State, reached
 from appliance.pipeline.work import RECEIVED
 from appliance.settings import PacsSection, Settings
-from appliance.store import Claim, NodeState, Outcome
+from appliance.store import Claim, NodeState, Outcome, StudyRow
 from dicom_bridge.errors import DicomBridgeError, PeerError
 from dicom_bridge.net.client import PacsClient
 from dicom_bridge.net.model import InstanceRef, RemoteAE, StudyCriteria, StudyMatch
 from dicom_bridge.net.retrieve import RetrievePolicy, retrieve_study
+from federation.canonical import JSON
 
 _log = structlog.get_logger(__name__)
 _PACS_RETRY_S = 30.0
+NODE = "node"
+"""Actor of what the intake does by itself."""
+_LOOK_AGAIN = timedelta(hours=24)
 
 ClientFactory = Callable[[PacsSection], PacsClient]
 
 
 @dataclass(frozen=True, slots=True)
 class Pulled:
-    """What a query brought: studies that matched, new ones, known ones with late instances."""
+    """What a query brought.
+
+    Attributes:
+        matched: studies that the PACS lists.
+        added: new ones.
+        late: known ones with instances that are not here.
+        reopened: of these, those that are fetched again as a new version.
+        refused: studies of withdrawn patients, and withdrawn studies.
+    """
 
     matched: int
     added: int
     late: int = 0
+    reopened: int = 0
+    refused: int = 0
 
 
 def criteria_of(pacs: PacsSection) -> StudyCriteria:
@@ -96,7 +113,9 @@ class Spool:
             self._expected.pop(study_key, None)
 
     def wanted(self, study_uid: str, sop_uid: str) -> bool:
-        """Whether an open fetch expects this instance."""
+        """Whether an open fetch expects this instance; never one of a withdrawn study."""
+        if self._identities.refused_study(study_uid):
+            return False
         with self._mutex:
             expected = self._expected.get(self._identities.study_key(study_uid))
         return expected is not None and self._identities.instance_key(sop_uid) in expected
@@ -132,6 +151,7 @@ class IntakeParts:
         client: makes a client for a configured PACS.
         observer: told at each point of `request` and `receive`.
         on_received: called when a study is complete.
+        on_reopened: called with a reopened study, who asked for it and why.
         policy: how stubbornly a study is retrieved.
     """
 
@@ -143,6 +163,7 @@ class IntakeParts:
     client: ClientFactory
     observer: Observer = lambda _event: None
     on_received: Callable[[], None] = lambda: None
+    on_reopened: Callable[[StudyRow, str, str], None] = lambda _study, _actor, _reason: None
     policy: RetrievePolicy = field(default_factory=lambda: RetrievePolicy(settle_s=1.0))
 
 
@@ -155,6 +176,7 @@ class Intake:
         self._wake = threading.Event()
         self._polled = threading.Event()
         self._listed: dict[str, int] = {}
+        self._looked: dict[str, datetime] = {}
         self._clients: dict[str, PacsClient] = {}
         self.problem = ""
 
@@ -223,49 +245,119 @@ class Intake:
             DicomBridgeError: the PACS does not answer, or refuses.
         """
         matches = self.client(pacs).find_studies(criteria_of(pacs))
-        added = late = 0
+        identities = self._parts.identities
+        added = late = reopened = refused = 0
         for match in matches:
-            newcomer = self._parts.identities.newcomer(match, pacs.name)
+            newcomer = identities.newcomer(match, pacs.name)
             if keys and newcomer.study_key not in keys:
+                continue
+            if identities.refused_study(match.StudyInstanceUID) or identities.refused(
+                match.IssuerOfPatientID, match.PatientID
+            ):
+                refused += 1
                 continue
             known = self._state.studies.find(newcomer.study_key)
             if known is None:
-                self._parts.identities.keep(match, pacs.name)
+                identities.keep(match, pacs.name)
                 added += self._state.studies.add(newcomer)
-            elif known.state not in (State.FOUND, State.REQUESTED, State.WITHDRAWN):
-                late += self._note_late(pacs, match, newcomer.study_key)
-        _log.info("pacs_queried", pacs=pacs.name, matched=len(matches), added=added, late=late)
+            elif reached(known.state, State.RECEIVED, stage=known.stage) and self._is_late(
+                pacs, match, known
+            ):
+                late += 1
+                reopened += self._reopen_late(pacs, match, known.study_key)
+        pulled = Pulled(len(matches), added, late, reopened, refused)
+        _log.info("pacs_queried", pacs=pacs.name, **asdict(pulled))
         self._wake.set()
-        return Pulled(len(matches), added, late)
+        return pulled
 
-    def _note_late(self, pacs: PacsSection, match: StudyMatch, study_key: str) -> bool:
+    def _is_late(self, pacs: PacsSection, match: StudyMatch, study: StudyRow) -> bool:
         """Whether the PACS now lists instances that it did not list at the fetch."""
-        if match.instances is None or self._listed.get(study_key) == match.instances:
+        key = study.study_key
+        if study.state is State.WITHDRAWN:
             return False
-        refs = self._wanted(self.client(pacs).find_instances(match.StudyInstanceUID), study_key)
-        self._listed[study_key] = match.instances
-        here = self._state.instances.keys(study_key)
+        if not self._changed(match, key):
+            return study.late > 0
+        refs = self._wanted(self.client(pacs).find_instances(match.StudyInstanceUID), key)
+        if match.instances is not None:
+            self._listed[key] = match.instances
+        self._looked[key] = self._state.clock()
+        here = self._state.instances.keys(key)
         name = self._parts.identities.instance_key
         missing = sum(name(ref.SOPInstanceUID) not in here for ref in refs)
-        if missing != self._state.studies.get(study_key).late:
-            self._state.studies.note_late(study_key, missing)
-            self._state.activity.record("study.late", {"study": study_key, "instances": missing})
+        if missing != study.late:
+            self._state.studies.note_late(key, missing)
+            self._state.activity.record("study.late", {"study": key, "instances": missing})
         return missing > 0
+
+    def _changed(self, match: StudyMatch, study_key: str) -> bool:
+        """Whether the study's instances must be listed: by their number, or once in a while."""
+        if match.instances is not None:
+            return self._listed.get(study_key) != match.instances
+        looked = self._looked.get(study_key)
+        return looked is None or self._state.clock() - looked >= _LOOK_AGAIN
+
+    def _reopen_late(self, pacs: PacsSection, match: StudyMatch, study_key: str) -> bool:
+        """Reopen a study with late instances, where it rests and the settings say so."""
+        study = self._state.studies.get(study_key)
+        resting = study.claim is None and study.state in (State.READY, *STOPPED)
+        if self._parts.settings.intake.reopen != "auto" or not resting:
+            return False
+        self._parts.identities.keep(match, pacs.name)
+        try:
+            self.reopen(study_key, actor=NODE, reason="the PACS lists further images")
+        except NotAllowed:
+            return False
+        return True
+
+    def reopen(self, study_key: str, *, actor: str, reason: str) -> StudyRow:
+        """Fetch and process a study once more; a `ready` one becomes a new version.
+
+        What frozen data sets hold of the present version stays as it is.
+
+        Raises:
+            NotFound: no such study.
+            NotAllowed: the study is on its way, or withdrawn.
+        """
+        late = self._state.studies.get(study_key).late
+        study = self._state.studies.apply(study_key, Event.REOPEN, reason=reason)
+        detail: dict[str, JSON] = {
+            "study": study_key,
+            "instances": late,
+            "version": study.version,
+        }
+        self._state.activity.record("study.reopened", detail)
+        _log.info("study_reopened", study=study_key, instances=late, version=study.version)
+        self._parts.on_reopened(study, actor, reason)
+        self._wake.set()
+        return study
+
+    def forget(self, study_key: str) -> None:
+        """Take nothing more of a study: it is being withdrawn."""
+        self._parts.spool.done(study_key)
+        self._listed.pop(study_key, None)
+        self._looked.pop(study_key, None)
 
     def _wanted(self, refs: Sequence[InstanceRef], study_key: str) -> list[InstanceRef]:
         """Without the modalities that are not fetched and without this node's own results."""
         allowed = self._parts.settings.intake.instance_modalities
-        name = self._parts.identities.result_uid
-        ours = {
-            name(study_key, result.model_id, "sop")
-            for result in self._state.results.select(study_key=study_key)
-        }
+        name = self._parts.identities.instance_key
+        ours = self._own_objects(study_key)
         return [
             ref
             for ref in refs
-            if ref.SOPInstanceUID not in ours
-            and (not allowed or not ref.Modality or ref.Modality in allowed)
+            if (not allowed or not ref.Modality or ref.Modality in allowed)
+            and name(ref.SOPInstanceUID) not in ours
         ]
+
+    def _own_objects(self, study_key: str) -> set[str]:
+        """Keyed names of the objects that this node ever made for a study, of every version."""
+        identities, results = self._parts.identities, self._state.results
+        ours = set(results.object_keys(study_key))
+        for version in self._state.studies.get(study_key).versions():
+            for result in results.select(study_key=study_key):
+                uid = identities.result_uid(version.version_key, result.model_id, "sop")
+                ours.add(identities.instance_key(uid))
+        return ours
 
     def fetch_next(self, stop: threading.Event) -> bool:
         """Fetch the next study that waits for it; False where none does."""
@@ -340,6 +432,9 @@ class Intake:
             )
         finally:
             self._parts.spool.done(key)
+        if not self._state.studies.holds(claim):
+            self._remove_withdrawn(key)
+            return
         if stop.is_set():
             return
         self._tell(claim, Point.WRITTEN)
@@ -355,8 +450,16 @@ class Intake:
         self._tell(claim, Point.RENAMED)
         outcome = Outcome(facts={"instances": len(refs)}, detail=report.words)
         self._state.studies.finish(claim, outcome, seconds=time.monotonic() - started)
+        if claim.study.late:
+            self._state.studies.note_late(key, 0)
         self._tell(claim, Point.COMMITTED)
         self._parts.on_received()
+
+    def _remove_withdrawn(self, study_key: str) -> None:
+        """A study was withdrawn while it came in: remove what came after the erasure."""
+        study = self._state.studies.find(study_key)
+        if study is None or study.state is State.WITHDRAWN:
+            remove_tree(self._parts.home.study(study_key))
 
     def _forget_lost(self, study_key: str) -> None:
         """Drop records whose files are gone (a study that is fetched once more)."""

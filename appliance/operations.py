@@ -11,20 +11,22 @@ from appliance.control.operations import (
     EchoView,
     FederationView,
     FoundView,
+    IdentityView,
     MetricView,
     PullView,
     QcView,
 )
 from appliance.datasets import Datasets
+from appliance.erasure import Erasure, ErasureParts, PatientGone
 from appliance.errors import NotFound
-from appliance.home import Home, remove_tree
+from appliance.home import Home
 from appliance.identity import Identities
 from appliance.intake import Intake, criteria_of
 from appliance.pipeline.runner import Runner
-from appliance.pipeline.states import Event, Stage
+from appliance.pipeline.states import Stage
 from appliance.pipeline.work import QC_FILE, STAGES
 from appliance.preparation import Preparer
-from appliance.research import CaseFiles, case_files, erase_case
+from appliance.research import CaseFiles, case_files
 from appliance.results import Results
 from appliance.settings import PacsSection, Settings
 from appliance.store import DatasetRow, NodeState, ResultRow, StudyRow
@@ -69,6 +71,18 @@ class Operations:
 
     def __init__(self, parts: OperationsParts) -> None:
         self._parts = parts
+        self._erasure = Erasure(
+            ErasureParts(
+                state=parts.state,
+                home=parts.home,
+                identities=parts.identities,
+                datasets=parts.datasets,
+                preparer=parts.preparer,
+                settling=parts.runner.settling,
+                withdraw_results=parts.results.withdraw,
+                stop_fetch=parts.intake.forget,
+            )
+        )
 
     def components(self) -> Sequence[ComponentView]:
         """The service's parts."""
@@ -129,7 +143,7 @@ class Operations:
             DicomBridgeError: the PACS does not answer.
         """
         pulled = self._parts.intake.poll(self._pacs(pacs), keys)
-        return PullView(pulled.matched, pulled.added)
+        return PullView(pulled.matched, pulled.added, pulled.late, pulled.reopened, pulled.refused)
 
     def create_dataset(self, name: str, tags: Sequence[str]) -> DatasetRow:
         """An open data set."""
@@ -141,27 +155,30 @@ class Operations:
 
     def withdraw(self, study_key: str, *, reason: str) -> StudyRow:
         """Erase a study for every later use; a running stage's result is dropped."""
-        with self._parts.runner.settling:
-            row = self._parts.state.studies.apply(study_key, Event.WITHDRAW, reason=reason)
-            self._erase(row)
-        return row
+        return self._erasure.withdraw(study_key, reason=reason)
 
-    def withdraw_patient(self, study_key: str, *, reason: str) -> list[StudyRow]:
-        """Erase every study of a study's patient; studies found later are withdrawn at once."""
-        patient = self._parts.state.studies.get(study_key).patient_key
-        with self._parts.runner.settling:
-            rows = self._parts.state.studies.withdraw_patient(patient, reason=reason)
-            for row in rows:
-                self._erase(row)
-        return rows
+    def withdraw_patient(self, study_key: str, *, reason: str) -> PatientGone:
+        """Erase everything of a study's patient; only keyed marks stay, which refuse her later."""
+        return self._erasure.withdraw_patient(study_key, reason=reason)
 
-    def _erase(self, row: StudyRow) -> None:
-        self._parts.results.withdraw(row.study_key)
-        remove_tree(self._parts.home.study(row.study_key))
-        erase_case(self._parts.home, CaseFiles(row.subject, row.session))
-        self._parts.preparer.remove_case(row.case)
-        self._parts.state.instances.forget(row.study_key)
-        self._parts.identities.forget(row.study_key)
+    def finish_withdrawals(self) -> int:
+        """Finish what a dead process began; gives the number of patients."""
+        return self._erasure.finish()
+
+    def reopen(self, study_key: str, *, actor: str, reason: str) -> StudyRow:
+        """Fetch and process a study once more."""
+        return self._parts.intake.reopen(study_key, actor=actor, reason=reason)
+
+    def identity(self, study_key: str) -> IdentityView:
+        """Who a study's patient is; the caller checks the role and writes the audit log.
+
+        Raises:
+            NotFound: no such study.
+            VaultError: the vault knows nothing of it (any more).
+        """
+        self._parts.state.studies.get(study_key)
+        original = self._parts.identities.original(study_key)
+        return IdentityView(study_key, original.pacs, original.study)
 
     def release_result(self, key: str, *, actor: str, destination: str) -> ResultRow:
         """Release a held result."""

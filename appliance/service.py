@@ -9,6 +9,7 @@ from __future__ import annotations
 import signal
 import threading
 from collections.abc import Callable, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from types import FrameType
@@ -17,6 +18,7 @@ import structlog
 
 from appliance.atna import atna_feed
 from appliance.control.operations import ComponentView, FederationView
+from appliance.control.peers import Custodians, Tickets
 from appliance.control.server import ControlServer, NodeControl
 from appliance.datasets import Datasets, SplitRule
 from appliance.errors import NotAllowed
@@ -36,11 +38,13 @@ from appliance.research import ensure_tree
 from appliance.results import Results, ResultsParts
 from appliance.settings import Settings, load_settings
 from appliance.site_work import SiteParts, SiteWork
-from appliance.store import DatasetState, NodeState
+from appliance.store import DatasetState, NodeState, ResultState, StudyRow
+from appliance.versions import Versions
 from dicom_bridge.net.client import PacsClient
 from dicom_bridge.net.receiver import Receiver, ReceiverSettings
 from dicom_bridge.net.retrieve import RetrievePolicy
 from federation.audit_chain import AuditChain
+from federation.canonical import JSON
 from federation.clock import Clock, utc_now
 from federation.enrolment.client import COORDINATOR_FILE, SiteIdentity, load_identity
 from federation.errors import FederationError, IdentityRefused, VersionRefused
@@ -120,6 +124,9 @@ class Node:
         options_of = PreparerOptions(
             keys.site_secret, self.settings.labels.codes, resources.threads
         )
+        self._versions = Versions(
+            self.state, self.home, self.identities, settling=self._runner.settling
+        )
         self._preparer = Preparer(self.state, self.home, self.datasets, self._pool, options_of)
         self._results = self._make_results()
         self.site = self._make_site()
@@ -138,6 +145,7 @@ class Node:
             The TCP port of the receiver.
         """
         ensure_tree(self.home)
+        self.operations.finish_withdrawals()
         self._runner.recover()
         self._results.recover()
         port = self._start_receiver()
@@ -155,10 +163,17 @@ class Node:
         ]
         for part in self._parts:
             part.start()
+        tickets = Tickets(self.home.root)
         servicer = NodeControl(
-            self.state, self.governance, self.audit, self.settings, self.operations, self.home
+            self.state,
+            self.governance,
+            self.audit,
+            self.settings,
+            self.operations,
+            self.home,
+            Custodians(tickets, self.settings.access.custodians),
         )
-        self._control = ControlServer(self.home.root, servicer)
+        self._control = ControlServer(self.home.root, servicer, tickets)
         self._control.start()
         self.audit.append("node", "node.started", self.settings.node.site, {})
         _log.info("node_started", site=self.settings.node.site, port=port)
@@ -179,6 +194,7 @@ class Node:
         self.audit.append("node", "node.stopped", self.settings.node.site, {})
         self._atna.catch_up()
         self.state.close()
+        self.identities.close()
         _log.info("node_stopped")
 
     def wait(self) -> None:
@@ -239,6 +255,7 @@ class Node:
                 client=client_for(self.settings),
                 observer=self._options.observer,
                 on_received=self._runner.wake,
+                on_reopened=self._reopened,
                 policy=RetrievePolicy(settle_s=1.0, stop=self._stop),
             )
         )
@@ -300,12 +317,23 @@ class Node:
         del study_key, stage
         self._look.set()
 
+    def _reopened(self, study: StudyRow, actor: str, reason: str) -> None:
+        """Tell the custodian that a study is processed again; hold what is not sent yet."""
+        detail: dict[str, JSON] = {"version": study.version, "reason": reason}
+        self.audit.append(actor, "study.reopened", study.study_key, detail)
+        for result in self.state.results.select(study_key=study.study_key):
+            with suppress(NotAllowed):
+                if result.state is not ResultState.HELD:
+                    words = "late images: the study is processed again"
+                    self._results.hold(result.key, reason=words)
+
     def _govern(self, stop: threading.Event) -> None:
         """Apply what the settings let the node decide alone."""
         while not stop.is_set():
             self._look.clear()
             self._auto_freeze()
             self.governance.apply_policy()
+            self._versions.sweep()
             self._look.wait(_LOOK_S)
 
     def _auto_freeze(self) -> None:

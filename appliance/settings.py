@@ -27,6 +27,7 @@ _SLUG = re.compile(r"[a-z0-9][a-z0-9-]{0,62}")
 _WINDOW = re.compile(
     r"([a-z]{3}(-[a-z]{3})?) ([01]\d|2[0-3]):[0-5]\d-(([01]\d|2[0-3]):[0-5]\d|24:00)"
 )
+_ACCOUNT = re.compile(r"[A-Za-z0-9_][A-Za-z0-9_.@$-]{0,63}")
 _DAYS = ("mon", "tue", "wed", "thu", "fri", "sat", "sun")
 _HOST_LABEL = re.compile(r"[A-Za-z0-9]([A-Za-z0-9-]{0,61}[A-Za-z0-9])?")
 
@@ -92,6 +93,10 @@ def _window(value: str) -> str:
             "expected days and times such as 'mon-fri 19:00-06:00' or 'sat 00:00-24:00'"
         )
     return text
+
+
+def _as_text(value: object) -> object:
+    return str(value) if isinstance(value, int) and not isinstance(value, bool) else value
 
 
 def _as_tuple(value: object) -> object:
@@ -305,6 +310,20 @@ class GovernanceSection(Section):
     """Accept a finished model of an approved plan for inference."""
 
 
+def _account(value: str) -> str:
+    if not _ACCOUNT.fullmatch(value):
+        raise ValueError("expected the name or the number of an account of this machine")
+    return value
+
+
+class AccessSection(Section):
+    """Who may do what beyond using the node's account."""
+
+    custodians: tuple[Annotated[str, BeforeValidator(_as_text), AfterValidator(_account)], ...] = ()
+    """Accounts (names or numbers) that may see who a pseudonym is; empty: the node's own account,
+    whoever uses it."""
+
+
 class ResultsSection(Section):
     """What happens with segmentations that a model made."""
 
@@ -366,6 +385,7 @@ class Settings(Section):
     labels: LabelsSection = LabelsSection()
     split: SplitSection = SplitSection()
     governance: GovernanceSection = GovernanceSection()
+    access: AccessSection = AccessSection()
     results: ResultsSection = ResultsSection()
     audit: AuditSection = AuditSection()
     coordinator: CoordinatorSection | None = None

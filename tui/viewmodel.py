@@ -117,6 +117,10 @@ def open_items(snapshot: Snapshot) -> tuple[Line, ...]:
     stopped = sum(s.state == "quarantined" for s in snapshot.studies)
     if stopped:
         found.append(Line("studies", f"{stopped} quarantined (2 Studies)", "quarantined"))
+    late = sum(s.late > 0 for s in snapshot.studies)
+    if late:
+        words = f"{late} with late images in the PACS (2 Studies; `study reopen KEY`)"
+        found.append(Line("studies", words, "offered"))
     return tuple(found)
 
 
@@ -159,8 +163,19 @@ def study_cells(study: pb.Study) -> tuple[str, ...]:
         str(study.instances),
         ",".join(study.inputs) + label,
         study.split,
-        study.reason,
+        study.reason or late_words(study),
     )
+
+
+def late_words(study: pb.Study) -> str:
+    """What is said about late images and later versions, or an empty text.
+
+    >>> late_words(pb.Study(late=2)), late_words(pb.Study(version=2))
+    ('2 late images in the PACS', 'version 2, after late images')
+    """
+    if study.late:
+        return f"{study.late} late images in the PACS"
+    return f"version {study.version}, after late images" if study.version > 1 else ""
 
 
 def study_lines(detail: pb.StudyDetail) -> Iterator[Line]:
@@ -169,6 +184,8 @@ def study_lines(detail: pb.StudyDetail) -> Iterator[Line]:
     yield Line("study", f"{study.state}  {study.key}  {study.subject}", study.state)
     if study.reason:
         yield Line("reason", study.reason)
+    if late_words(study):
+        yield Line("late", late_words(study))
     yield Line("images", f"{study.instances}; inputs {', '.join(study.inputs) or 'none yet'}")
     yield Line("split", study.split or "not in a frozen data set")
     for stage in study.stages:
@@ -242,6 +259,8 @@ def _dataset(dataset: pb.Dataset) -> Approval:
         f"{dataset.cases} cases: {dataset.training} training, {dataset.test} test, "
         f"{dataset.unlabelled} unlabelled"
     )
+    if dataset.erased:
+        words += f", {dataset.erased} erased since"
     verbs: tuple[tuple[str, str, str], ...] = ()
     if dataset.state == "frozen":
         verbs = (("a", "dataset-approve", "approve"),)

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import sys
 from typing import Annotated
 
 import typer
 
 from appliance.cli.output import as_json, print_json, print_lines, print_pairs, print_table
 from appliance.control.client import NodeClient
+from appliance.errors import ControlError
 from appliance.pipeline.states import State
 
 app = typer.Typer(no_args_is_help=True, rich_markup_mode=None)
@@ -40,7 +42,7 @@ def list_studies(
                 ",".join(s.inputs),
                 "yes" if s.labelled else "no",
                 s.split,
-                s.reason,
+                s.reason or (f"{s.late} late images in the PACS" if s.late else ""),
             )
             for s in answer.studies
         ),
@@ -57,13 +59,15 @@ def show(ctx: typer.Context, key: Key, json: Json = False) -> None:
         print_json(as_json(detail))
         return
     study = detail.study
+    late = f" ({study.late} more in the PACS: study reopen)" if study.late else ""
     print_pairs(
         (
             ("study", study.key),
             ("subject", f"{study.subject} {study.session}".strip()),
             ("state", study.state),
             ("reason", study.reason),
-            ("images", study.instances),
+            ("images", f"{study.instances}{late}"),
+            ("version", study.version if study.version > 1 else ""),
             ("inputs", ", ".join(study.inputs)),
             ("split", study.split),
             ("QC", "; ".join((detail.qc_decision, *detail.qc_reasons))),
@@ -106,9 +110,46 @@ def withdraw(
     ctx: typer.Context,
     key: Key,
     reason: Reason = "",
+    patient: Annotated[
+        bool, typer.Option("--patient", help="All studies of this study's patient.")
+    ] = False,
     yes: Annotated[bool, typer.Option("--yes", help="Do not ask.")] = False,
 ) -> None:
-    """Withdraw a study: its files are erased and no later use will see it."""
+    """Withdraw a study, or all of a patient: erased, and no later use will see it."""
+    what = "everything of this study's patient" if patient else "this study's data"
     if not yes:
-        typer.confirm("Erase this study's data for every later use?", abort=True)
-    _act(ctx, "study-withdraw", key, reason)
+        typer.confirm(f"Erase {what} for every later use?", abort=True)
+    _act(ctx, "patient-withdraw" if patient else "study-withdraw", key, reason)
+
+
+@app.command()
+def reopen(ctx: typer.Context, key: Key, reason: Reason = "") -> None:
+    """Fetch a study once more; one that was ready becomes a new version."""
+    _act(ctx, "study-reopen", key, reason)
+
+
+@app.command()
+def identity(
+    ctx: typer.Context,
+    key: Annotated[str, typer.Argument(help="Study key, or sub-<pseudonym>.")],
+    reason: Annotated[str, typer.Option("--reason", help="Why; goes into the audit log.")],
+) -> None:
+    """Show who a study's patient is: for a custodian, on a terminal only, audited."""
+    if not sys.stdout.isatty():
+        raise ControlError("an identity is shown on a terminal only, not in a file or a pipe")
+    with NodeClient(ctx.obj) as client:
+        found = client.identity(key, reason=reason)
+    print_pairs(
+        (
+            ("study", found.key),
+            ("patient", found.patient_name),
+            ("patient ID", " ".join(filter(None, (found.patient_id, found.issuer)))),
+            ("birth date", found.birth_date),
+            ("sex", found.sex),
+            ("study date", found.study_date),
+            ("accession", found.accession),
+            ("description", found.description),
+            ("study UID", found.study_uid),
+            ("PACS", found.pacs),
+        )
+    )

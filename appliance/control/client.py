@@ -16,6 +16,7 @@ import grpc
 
 from appliance.control import node_pb2 as pb
 from appliance.control.node_pb2_grpc import NodeControlStub
+from appliance.control.peers import TICKET_METADATA, fetch_ticket
 from appliance.control.socket_path import control_socket
 from appliance.errors import ControlError, NotAllowed, NotFound, NotRunning
 
@@ -153,6 +154,17 @@ class NodeClient:
         method: Callable[..., pb.ActionReply] = getattr(self._stub, ACTIONS[verb])
         return self._call(method, request, 120.0)
 
+    def identity(self, key: str, *, reason: str) -> pb.Identity:
+        """Who a study key or ``sub-<pseudonym>`` is; the kernel tells the node who asks."""
+        ticket = ((TICKET_METADATA, fetch_ticket(self._home)),)
+        request = pb.ActionRequest(key=key, reason=reason)
+        try:
+            return self._stub.RevealIdentity(
+                request, timeout=self._timeout_s, metadata=(*self._metadata, *ticket)
+            )
+        except grpc.RpcError as error:
+            raise control_error(error, "node", "clinode node run") from None
+
     def audit(self, limit: int = 100, action: str = "") -> pb.AuditList:
         """The newest audit entries, oldest of them first."""
         return self._call(self._stub.ListAudit, pb.ListAuditRequest(limit=limit, action=action))
@@ -165,7 +177,9 @@ class NodeClient:
 ACTIONS = {
     "study-retry": "RetryStudy",
     "study-release": "ReleaseStudy",
+    "study-reopen": "ReopenStudy",
     "study-withdraw": "WithdrawStudy",
+    "patient-withdraw": "WithdrawPatient",
     "dataset-approve": "ApproveDataset",
     "dataset-revoke": "RevokeDataset",
     "plan-approve": "ApprovePlan",

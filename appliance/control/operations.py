@@ -6,7 +6,10 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Protocol
 
+from appliance.erasure import PatientGone
+from appliance.identity import REFUSAL
 from appliance.store import DatasetRow, ResultRow, StudyRow
+from dicom_bridge.net.model import StudyMatch
 
 
 @dataclass(frozen=True, slots=True)
@@ -62,10 +65,35 @@ class FoundView:
 
 @dataclass(frozen=True, slots=True)
 class PullView:
-    """How many studies matched and how many of them are new."""
+    """How many studies matched, and of these: new, late, reopened, refused as withdrawn."""
 
     matched: int
     added: int
+    late: int = 0
+    reopened: int = 0
+    refused: int = 0
+
+    @property
+    def words(self) -> str:
+        """What happened, in one sentence."""
+        text = f"{self.matched} studies match, {self.added} of them are new and will be fetched"
+        if self.late:
+            text += f"; {self.late} have further images in the PACS ({self.reopened} reopened)"
+        if self.refused:
+            text += f"; {self.refused} refused: {REFUSAL}"
+        return text
+
+
+@dataclass(frozen=True, slots=True, repr=False)
+class IdentityView:
+    """Who a study's patient is, for a custodian's eyes only."""
+
+    key: str
+    pacs: str
+    study: StudyMatch
+
+    def __repr__(self) -> str:
+        return f"IdentityView({self.key}, <values masked>)"
 
 
 @dataclass(frozen=True, slots=True)
@@ -121,6 +149,18 @@ class NodeOperations(Protocol):
 
     def withdraw(self, study_key: str, *, reason: str) -> StudyRow:
         """Erase a study for every later use."""
+        ...
+
+    def withdraw_patient(self, study_key: str, *, reason: str) -> PatientGone:
+        """Erase everything of a study's patient; only keyed marks stay."""
+        ...
+
+    def reopen(self, study_key: str, *, actor: str, reason: str) -> StudyRow:
+        """Fetch and process a study once more, as a new version where it was ready."""
+        ...
+
+    def identity(self, study_key: str) -> IdentityView:
+        """Who a study's patient is."""
         ...
 
     def release_result(self, key: str, *, actor: str, destination: str) -> ResultRow:

@@ -16,11 +16,13 @@ import structlog
 
 from appliance.control import node_pb2 as pb
 from appliance.control.client import ACTOR_METADATA
+from appliance.control.custody import Custody
 from appliance.control.node_pb2_grpc import (
     NodeControlServicer,
     add_NodeControlServicer_to_server,
 )
 from appliance.control.operations import NodeOperations
+from appliance.control.peers import Custodians, Tickets
 from appliance.control.socket_path import control_socket
 from appliance.control.views import (
     audit_message,
@@ -87,6 +89,7 @@ class NodeControl(NodeControlServicer):
         settings: the node's settings.
         operations: the verbs of the running node.
         home: the node's home.
+        custodians: who may see identities; None admits nobody.
     """
 
     def __init__(
@@ -97,6 +100,7 @@ class NodeControl(NodeControlServicer):
         settings: Settings,
         operations: NodeOperations,
         home: Home,
+        custodians: Custodians | None = None,
     ) -> None:
         self._state = state
         self._governance = governance
@@ -104,6 +108,7 @@ class NodeControl(NodeControlServicer):
         self._settings = settings
         self._operations = operations
         self._home = home
+        self._custody = Custody(state, audit, operations, custodians)
 
     @answering
     def GetStatus(self, request: pb.StatusRequest, context: grpc.ServicerContext) -> pb.Status:
@@ -123,7 +128,7 @@ class NodeControl(NodeControlServicer):
                 for c in self._operations.components()
             ],
             studies=[pb.StateCount(state=str(s), count=n) for s, n in counts.items() if n],
-            funnel=funnel_message(self._state.funnel()),
+            funnel=funnel_message(self._state.funnel(), self._state.studies.count_late()),
             federation=pb.FederationStatus(
                 coordinator=federation.coordinator,
                 state=federation.state,
@@ -197,10 +202,9 @@ class NodeControl(NodeControlServicer):
             actor_of(context),
             "pacs.pulled",
             request.pacs or "first",
-            {"matched": view.matched, "added": view.added},
+            {"matched": view.matched, "added": view.added, "refused": view.refused},
         )
-        words = f"{view.matched} studies match, {view.added} of them are new and will be fetched"
-        return pb.PullReply(matched=view.matched, added=view.added, message=words)
+        return pb.PullReply(matched=view.matched, added=view.added, message=view.words)
 
     @answering
     def ListStudies(
@@ -272,6 +276,31 @@ class NodeControl(NodeControlServicer):
         self._audit.append(actor_of(context), f"study.{event}", key, {"reason": request.reason})
         self._operations.wake()
         return pb.ActionReply(key=key, state=str(row.state), message=f"{key}: {words}")
+
+    @answering
+    def ReopenStudy(
+        self, request: pb.ActionRequest, context: grpc.ServicerContext
+    ) -> pb.ActionReply:
+        """Fetch and process it once more."""
+        key = self._state.studies.resolve(request.key)
+        row = self._operations.reopen(key, actor=actor_of(context), reason=request.reason)
+        self._operations.wake()
+        words = f"{key}: it is fetched again as version {row.version}"
+        return pb.ActionReply(key=key, state=str(row.state), message=words)
+
+    @answering
+    def WithdrawPatient(
+        self, request: pb.ActionRequest, context: grpc.ServicerContext
+    ) -> pb.ActionReply:
+        """Erase all of a patient."""
+        return self._custody.withdraw_patient(request, actor_of(context))
+
+    @answering
+    def RevealIdentity(
+        self, request: pb.ActionRequest, context: grpc.ServicerContext
+    ) -> pb.Identity:
+        """Who a study's patient is; for a custodian, audited."""
+        return self._custody.reveal(request, context)
 
     @answering
     def WithdrawStudy(
@@ -503,13 +532,17 @@ def _state_named(name: str) -> State | None:
 class ControlServer:
     """The socket: open while the node runs."""
 
-    def __init__(self, home: Path, servicer: NodeControlServicer) -> None:
+    def __init__(
+        self, home: Path, servicer: NodeControlServicer, tickets: Tickets | None = None
+    ) -> None:
         """Prepare the server.
 
         Args:
             home: the home folder that names the socket.
             servicer: answers the calls.
+            tickets: tells the servicer who calls; started and stopped with the server.
         """
+        self._tickets = tickets
         self._path = control_socket(home)
         self._server = grpc.server(
             futures.ThreadPoolExecutor(WORKERS, thread_name_prefix="control"),
@@ -524,9 +557,13 @@ class ControlServer:
         self._server.add_insecure_port(f"unix:{self._path}")
         self._server.start()
         self._path.chmod(0o600)
+        if self._tickets is not None:
+            self._tickets.start()
 
     def stop(self) -> None:
         """Finish running calls and close the socket."""
+        if self._tickets is not None:
+            self._tickets.stop()
         self._server.stop(STOP_GRACE_S).wait()
         with suppress(FileNotFoundError):
             self._path.unlink()

@@ -44,6 +44,8 @@ def study_message(row: StudyRow, runs: list[StageRun], split: str) -> pb.Study:
         inputs=row.inputs,
         labelled=row.labelled,
         split=split,
+        version=row.version,
+        late=row.late,
         updated=row.updated_at,
         stages=[
             pb.StageRecord(
@@ -96,6 +98,7 @@ def dataset_message(row: DatasetRow) -> pb.Dataset:
         created=row.created_at,
         frozen=row.frozen_at or "",
         tags=row.tags,
+        erased=row.erased,
     )
 
 
@@ -154,9 +157,10 @@ def result_message(row: ResultRow) -> pb.Result:
     )
 
 
-def funnel_message(funnel: Funnel) -> pb.Funnel:
-    """How many studies got how far."""
+def funnel_message(funnel: Funnel, late: int = 0) -> pb.Funnel:
+    """How many studies got how far, and how many have late images in the PACS."""
     return pb.Funnel(
+        late=late,
         offered=funnel.offered,
         fetched=funnel.fetched,
         converted=funnel.converted,

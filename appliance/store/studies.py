@@ -125,6 +125,30 @@ class StudyStore:
             return self._database.number("SELECT count(*) FROM studies")
         return self._database.number("SELECT count(*) FROM studies WHERE state = ?", (state,))
 
+    def count_late(self) -> int:
+        """Number of studies for which the PACS lists instances that are not here."""
+        return self._database.number(
+            "SELECT count(*) FROM studies WHERE late > 0 AND state <> ?", (State.WITHDRAWN,)
+        )
+
+    def reopened(self) -> list[StudyRow]:
+        """Studies that have more than one version."""
+        rows = self._database.rows("SELECT * FROM studies WHERE version > 1 ORDER BY study_key")
+        return [_study(row) for row in rows]
+
+    def of_subject(self, subject: str) -> list[StudyRow]:
+        """All studies of one pseudonym.
+
+        Raises:
+            NotFound: none has it.
+        """
+        rows = self._database.rows(
+            "SELECT * FROM studies WHERE subject = ? ORDER BY found_at, study_key", (subject,)
+        )
+        if not rows:
+            raise NotFound("no study has this pseudonym")
+        return [_study(row) for row in rows]
+
     def of_patient(self, patient_key: str) -> list[StudyRow]:
         """All studies of one patient."""
         rows = self._database.rows("SELECT * FROM studies WHERE patient_key = ?", (patient_key,))
@@ -373,7 +397,10 @@ class InstanceStore:
         self._clock = clock
 
     def record(self, study_key: str, instance_key: str, sha256: str) -> bool:
-        """Record one instance durably; False where it was here before with other content."""
+        """Record one instance durably; False where it was here before with other content.
+
+        Nothing is recorded of a study that was withdrawn meanwhile.
+        """
         with self._database.transaction():
             row = self._database.row(
                 "SELECT sha256 FROM instances WHERE study_key = ? AND instance_key = ?",
@@ -390,8 +417,8 @@ class InstanceStore:
                 return same
             self._database.execute(
                 "INSERT INTO instances (study_key, instance_key, sha256, received_at)"
-                " VALUES (?,?,?,?)",
-                (study_key, instance_key, sha256, stamp(self._clock())),
+                " SELECT study_key, ?, ?, ? FROM studies WHERE study_key = ? AND state <> ?",
+                (instance_key, sha256, stamp(self._clock()), study_key, State.WITHDRAWN),
             )
             self._database.execute(
                 "UPDATE studies SET received = received + 1 WHERE study_key = ?", (study_key,)

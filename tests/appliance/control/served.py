@@ -18,11 +18,14 @@ from appliance.control.operations import (
     EchoView,
     FederationView,
     FoundView,
+    IdentityView,
     MetricView,
     PullView,
     QcView,
 )
+from appliance.control.peers import Custodians, Tickets
 from appliance.control.server import ControlServer, NodeControl
+from appliance.erasure import PatientGone
 from appliance.errors import NotFound
 from appliance.governance import Governance
 from appliance.home import Home
@@ -43,7 +46,7 @@ from dicom_bridge.errors import PeerUnreachable
 from federation.audit_chain import AuditChain, AuditEntry, read_entries
 from federation.manifest import ModelManifest, manifest_for
 from federation.plan import SignedPlan, ms_lesion_demo_plan, sign
-from tests.appliance.core.values import held
+from tests.appliance.core.values import MATCH, held
 
 ACTOR = "anna"
 PATIENT = "DOE^JANE (4711)"
@@ -97,6 +100,16 @@ class InMemoryOperations:
 
     def withdraw(self, study_key: str, *, reason: str) -> StudyRow:
         return self.state.studies.apply(study_key, Event.WITHDRAW, reason=reason)
+
+    def withdraw_patient(self, study_key: str, *, reason: str) -> PatientGone:
+        patient = self.state.studies.get(study_key).patient_key
+        return PatientGone(len(self.state.studies.withdraw_patient(patient, reason=reason)), 0, 0)
+
+    def reopen(self, study_key: str, *, actor: str, reason: str) -> StudyRow:
+        return self.state.studies.apply(study_key, Event.REOPEN, reason=f"{actor}: {reason}")
+
+    def identity(self, study_key: str) -> IdentityView:
+        return IdentityView(study_key, "main", MATCH)
 
     def release_result(self, key: str, *, actor: str, destination: str) -> ResultRow:
         changes = {"destination": destination or "main", "decided_by": actor}
@@ -178,7 +191,7 @@ def short_runtime() -> Iterator[Path]:
 
 
 @contextmanager
-def serve(root: Path) -> Iterator[Served]:
+def serve(root: Path, *, accounts: Sequence[str] = ()) -> Iterator[Served]:
     """A node with studies 1 (ready), 2 (refused by QC), 3 (refused by convert), a plan, a model."""
     home = Home(root, "ms")
     home.create()
@@ -195,9 +208,10 @@ def serve(root: Path) -> Iterator[Served]:
     refuse(state, 2, Stage.CHECK, "FLAIR noise is high")
     refuse(state, 3, Stage.CONVERT, "slices missing")
     state.results.add(held(HELD, key_of(1)))
-    server = ControlServer(
-        home.root, NodeControl(state, governance, audit, settings, operations, home)
-    )
+    tickets = Tickets(home.root, login=lambda _pid, uid: uid)
+    custodians = Custodians(tickets, accounts)
+    control = NodeControl(state, governance, audit, settings, operations, home, custodians)
+    server = ControlServer(home.root, control, tickets)
     server.start()
     try:
         yield Served(home, state, audit, operations, governance, signed, model)

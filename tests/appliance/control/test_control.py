@@ -40,6 +40,7 @@ def test_every_call_has_a_method_of_the_client() -> None:
         "ShowResult": "result",
         "ListAudit": "audit",
         "VerifyAudit": "verify_audit",
+        "RevealIdentity": "identity",
     }
     assert all(callable(getattr(NodeClient, name)) for name in looks.values())
     assert calls == set(looks) | set(ACTIONS.values())
