@@ -5,10 +5,10 @@ from __future__ import annotations
 import json
 import uuid
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from datetime import datetime
 from pathlib import Path
-from typing import Any
+from typing import Any, get_args
 
 import nibabel
 import numpy as np
@@ -22,8 +22,19 @@ from dicom_bridge.convert.source import SourceSeries
 from dicom_bridge.errors import DataRefused, SegRefused
 from dicom_bridge.geometry import FloatArray
 from dicom_bridge.seg.check import check_seg
-from dicom_bridge.seg.model import SegmentSpec, SegRequest, SegWritten
-from dicom_bridge.seg.read import read_seg_alone
+from dicom_bridge.seg.codes import labels_toml
+from dicom_bridge.seg.model import (
+    AlgorithmType,
+    Coverage,
+    LesionForm,
+    SegContent,
+    SegForm,
+    SegmentSpec,
+    SegRequest,
+    SegSegment,
+    SegWritten,
+)
+from dicom_bridge.seg.read import read_seg, read_seg_alone
 from dicom_bridge.seg.write import write_seg
 from dicom_bridge.stamping import software_version
 
@@ -34,10 +45,10 @@ def random_uid() -> str:
 
 
 def series_of_folder(folder: Path) -> SourceSeries:
-    """The one image series in a folder.
+    """The one image series in a folder; its slices may be unevenly apart.
 
     Raises:
-        DataRefused: no image series, several, or not one regular volume.
+        DataRefused: no image series, several, or not one volume.
     """
     scan = scan_study(folder)
     images = [
@@ -47,7 +58,7 @@ def series_of_folder(folder: Path) -> SourceSeries:
     ]
     if len(images) != 1:
         raise DataRefused(f"expected one image series in the folder, got {len(images)}")
-    return SourceSeries.from_files(images[0].files)
+    return SourceSeries.from_files(images[0].files, even=False)
 
 
 def load_mask(path: Path) -> tuple[NDArray[np.uint8], FloatArray]:
@@ -84,17 +95,27 @@ class WriteOptions:
 
     Attributes:
         segments: meaning of the label values; empty names value 1 `Lesion`, others `Label N`.
+        made: how the mask was made; None keeps what `segments` say, and SEMIAUTOMATIC without them.
+        algorithm: name and version for segments that name no algorithm.
         series_number: None takes the source's + 1000.
         series_description: SeriesDescription.
         creator: ContentCreatorName.
+        form: see `SegRequest`.
+        lesions: see `SegRequest`.
+        coverage: see `SegRequest`; a mask cut out of the series' own grid is taken.
         new_uid: where new UIDs come from.
         written_at: None takes the time now.
     """
 
     segments: Sequence[SegmentSpec] = ()
+    made: AlgorithmType | None = None
+    algorithm: tuple[str, str] = ("clinode seg-write", "")
     series_number: int | None = None
     series_description: str = "RESEARCH Segmentation"
     creator: str = "CLINODE^RESEARCH"
+    form: SegForm = "binary"
+    lesions: LesionForm = "together"
+    coverage: Coverage = "crop"
     new_uid: Callable[[], str] = field(default=random_uid)
     written_at: datetime | None = None
 
@@ -106,11 +127,52 @@ def default_segments(labels: NDArray[np.uint8]) -> tuple[SegmentSpec, ...]:
             number=int(value),
             label="Lesion" if value == 1 else f"Label {value}",
             algorithm_type="SEMIAUTOMATIC",
-            algorithm_name="clinode seg-write",
-            algorithm_version=software_version(),
         )
         for value in np.unique(labels)
         if value
+    )
+
+
+def _completed(spec: SegmentSpec, options: WriteOptions) -> SegmentSpec:
+    """A segment with its way of making, and an algorithm where it names none."""
+    made = options.made or spec.algorithm_type
+    if made == "MANUAL":
+        return replace(spec, algorithm_type=made, algorithm_name="", algorithm_version="")
+    name, version = options.algorithm
+    return replace(
+        spec,
+        algorithm_type=made,
+        algorithm_name=spec.algorithm_name or name,
+        algorithm_version=spec.algorithm_version or version or software_version(),
+    )
+
+
+def seg_request(
+    series_folder: Path, mask: Path, out: Path, options: WriteOptions | None = None
+) -> SegRequest:
+    """What is asked of `write_seg` for a NIfTI mask and the series in a folder.
+
+    Raises:
+        DataRefused: the series or the mask cannot be used.
+    """
+    options = options or WriteOptions()
+    labels, affine = load_mask(mask)
+    segments = tuple(options.segments) or default_segments(labels)
+    return SegRequest(
+        source=series_of_folder(series_folder),
+        mask=labels,
+        affine=affine,
+        segments=tuple(_completed(spec, options) for spec in segments),
+        out=out,
+        sop_instance_uid=options.new_uid(),
+        series_instance_uid=options.new_uid(),
+        series_number=options.series_number,
+        series_description=options.series_description,
+        creator=options.creator,
+        written_at=options.written_at,
+        form=options.form,
+        lesions=options.lesions,
+        coverage=options.coverage,
     )
 
 
@@ -122,61 +184,97 @@ def write_seg_files(
     Raises:
         DataRefused: the series or the mask cannot be used (`NoFinding` where it is empty).
     """
-    options = options or WriteOptions()
-    labels, affine = load_mask(mask)
-    request = SegRequest(
-        source=series_of_folder(series_folder),
-        mask=labels,
-        affine=affine,
-        segments=tuple(options.segments) or default_segments(labels),
-        out=out,
-        sop_instance_uid=options.new_uid(),
-        series_instance_uid=options.new_uid(),
-        series_number=options.series_number,
-        series_description=options.series_description,
-        creator=options.creator,
-        written_at=options.written_at,
-    )
-    return write_seg(request)
+    return write_seg(seg_request(series_folder, mask, out, options))
 
 
-def read_seg_files(seg: Path, out: Path) -> list[Path]:
+def read_seg_files(seg: Path, out: Path, series_folder: Path | None = None) -> list[Path]:
     """Write every segment of a SEG as `<number>.nii.gz`, and `segments.json` beside them.
+
+    Where segments do not overlap, `labels.nii.gz` holds them all by number, and `labels.toml` what
+    they mean: `write_seg_files` makes the same SEG of the two.
 
     Args:
         seg: the SEG.
         out: made where absent.
+        series_folder: the source series; None leaves the masks on the slices that have frames.
 
     Returns:
-        The NIfTI files, uint8 0/1 on the grid that the SEG's frames span.
+        The segments' NIfTI files, uint8 0/1 on the series' grid, or on the grid that the SEG's
+        frames span.
 
     Raises:
         SegRefused: no readable SEG.
+        DataRefused: no usable series in the folder.
     """
-    content = read_seg_alone(seg)
+    if series_folder is None:
+        content = read_seg_alone(seg)
+    else:
+        source = series_of_folder(series_folder)
+        if not source.even:
+            raise DataRefused("the series is unevenly spaced: one NIfTI grid cannot hold it")
+        content = read_seg(seg, source)
     out.mkdir(parents=True, exist_ok=True)
-    files, listing = [], []
+    files = []
     for segment in content.segments:
         path = out / f"{segment.number}.nii.gz"
         save_nifti(path, segment.mask, content.affine)
         files.append(path)
-        kind = segment.type_code
-        listing.append(
-            {
-                "SegmentNumber": segment.number,
-                "SegmentLabel": segment.label,
-                "SegmentAlgorithmType": segment.algorithm_type,
-                "SegmentedPropertyType": None
-                if kind is None
-                else {"value": kind.value, "scheme": kind.scheme, "meaning": kind.meaning},
-                "voxels": int(segment.mask.sum()),
-                "file": path.name,
-            }
-        )
+    listing = [_listed(segment) for segment in content.segments]
     document = {"format": 1, "segmentation_type": content.segmentation_type, "segments": listing}
     text = json.dumps(document, indent=2, ensure_ascii=False) + "\n"
     write_atomically(out / "segments.json", text.encode())
+    labels = _in_one(content)
+    if labels is not None:
+        save_nifti(out / "labels.nii.gz", labels, content.affine)
+        specs = [_spec(segment) for segment in content.segments]
+        write_atomically(out / "labels.toml", labels_toml(specs).encode())
     return files
+
+
+def _listed(segment: SegSegment) -> dict[str, object]:
+    kind = segment.type_code
+    return {
+        "SegmentNumber": segment.number,
+        "SegmentLabel": segment.label,
+        "SegmentAlgorithmType": segment.algorithm_type,
+        "SegmentAlgorithmName": segment.algorithm_name,
+        "SegmentedPropertyType": None
+        if kind is None
+        else {"value": kind.value, "scheme": kind.scheme, "meaning": kind.meaning},
+        "TrackingID": segment.tracking_id,
+        "TrackingUID": segment.tracking_uid,
+        "voxels": int(segment.mask.sum()),
+        "file": f"{segment.number}.nii.gz",
+    }
+
+
+def _in_one(content: SegContent) -> NDArray[np.uint8] | None:
+    """All segments by number, None where they overlap or a number does not fit into a byte."""
+    labels = np.zeros(content.segments[0].mask.shape, np.uint8)
+    for segment in content.segments:
+        inside = segment.mask > 0
+        if segment.number > np.iinfo(np.uint8).max or np.any(labels[inside]):
+            return None
+        labels[inside] = segment.number
+    return labels
+
+
+def _spec(segment: SegSegment) -> SegmentSpec:
+    plain = SegmentSpec(segment.number, segment.label or f"Label {segment.number}")
+    known: tuple[AlgorithmType, ...] = get_args(AlgorithmType)
+    made = next((kind for kind in known if kind == segment.algorithm_type), plain.algorithm_type)
+    return replace(
+        plain,
+        category=segment.category or plain.category,
+        type=segment.type_code or plain.type,
+        algorithm_type=made,
+        algorithm_name=segment.algorithm_name,
+        algorithm_version=segment.algorithm_version,
+        region=segment.region,
+        colour=segment.colour or plain.colour,
+        tracking_id=segment.tracking_id or None,
+        tracking_uid=segment.tracking_uid or None,
+    )
 
 
 def check_seg_files(series_folder: Path, seg: Path) -> list[str]:

@@ -213,6 +213,11 @@ class SegSegment:
         category: SegmentedPropertyCategoryCodeSequence, None where absent or incomplete.
         type_code: SegmentedPropertyTypeCodeSequence, None where absent or incomplete.
         mask: (I, J, K) uint8 0/1 on the source series' own grid.
+        algorithm_version: AlgorithmVersion, "" where absent.
+        region: AnatomicRegionSequence, None where absent or incomplete.
+        colour: RecommendedDisplayCIELabValue as sRGB 0 to 255, None where absent.
+        tracking_id: TrackingID, "" where absent.
+        tracking_uid: TrackingUID, "" where absent.
     """
 
     number: int
@@ -222,6 +227,11 @@ class SegSegment:
     category: Code | None
     type_code: Code | None
     mask: NDArray[np.uint8]
+    algorithm_version: str = ""
+    region: Code | None = None
+    colour: tuple[int, int, int] | None = None
+    tracking_id: str = ""
+    tracking_uid: str = ""
 
 
 @dataclass(frozen=True, slots=True, eq=False)

@@ -347,4 +347,26 @@ def _segment(number: int, item: Dataset, mask: NDArray[np.uint8]) -> SegSegment:
         category=read_code(item, "SegmentedPropertyCategoryCodeSequence"),
         type_code=read_code(item, "SegmentedPropertyTypeCodeSequence"),
         mask=mask,
+        algorithm_version=_version(item),
+        region=read_code(item, "AnatomicRegionSequence"),
+        colour=_colour(item),
+        tracking_id=str(attribute(item, "TrackingID") or ""),
+        tracking_uid=str(attribute(item, "TrackingUID") or ""),
     )
+
+
+def _version(item: Dataset) -> str:
+    algorithm = attribute(item, "SegmentationAlgorithmIdentificationSequence") or []
+    return str(attribute(algorithm[0], "AlgorithmVersion") or "") if algorithm else ""
+
+
+def _colour(item: Dataset) -> tuple[int, int, int] | None:
+    """The recommended colour as sRGB, None where it is absent or no colour."""
+    from highdicom.color import CIELabColor
+
+    value = attribute(item, "RecommendedDisplayCIELabValue")
+    try:
+        colour = CIELabColor.from_dicom_value([int(part) for part in value])
+        return colour.to_rgb(clip=True)
+    except READ_ERRORS:
+        return None
