@@ -146,8 +146,9 @@ def resolve(row: Row, options: frozenset[Option], kind: str) -> Action:
     """The one action for an attribute of this type in its IOD.
 
     An option that keeps beats one that cleans, and both beat the Basic Profile. A combination takes
-    the first that leaves the object valid: X for type 3, Z for type 2, D for type 1; references to
-    images (``X/Z/U*``) always stay with new UIDs, so that they still lead somewhere.
+    the first that leaves the object valid: X for type 3, Z for type 2, D for type 1. An X alone is
+    a Z where the IOD has type 2: zero length says as little, and the object stays valid. References
+    to images (``X/Z/U*``) always stay with new UIDs, so that they still lead somewhere.
 
     Args:
         row: the attribute's row.
@@ -167,6 +168,8 @@ def resolve(row: Row, options: frozenset[Option], kind: str) -> Action:
     allowed = row.basic.split("/")
     if len(allowed) == 1:
         only = Action(allowed[0])
+        if only is Action.REMOVE and kind.startswith("2"):
+            return Action.EMPTY
         return Action.DUMMY if only is Action.EMPTY and kind.startswith("1") else only
     order = {"1": "DZX", "2": "ZDX", "3": "XZD"}[kind[0]]
     return Action(next(letter for letter in order if letter in allowed))
