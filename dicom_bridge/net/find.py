@@ -51,6 +51,7 @@ STUDY_KEYS = (
     "StudyID",
     "StudyDescription",
 )
+"""The attributes of :class:`StudyMatch` that are text, by keyword."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -153,16 +154,14 @@ def find_studies(
                 match = _study(answer)
                 if match.StudyInstanceUID:
                     known = found.get(match.StudyInstanceUID)
-                    found[match.StudyInstanceUID] = (
-                        match if known is None else _merged(known, match)
-                    )
+                    found[match.StudyInstanceUID] = match if known is None else merged(known, match)
         if criteria.modalities:
             for uid, match in found.items():
                 if not match.ModalitiesInStudy:
                     found[uid] = dataclasses.replace(
                         match, ModalitiesInStudy=_modalities(asker, uid)
                     )
-    return [found[uid] for uid in sorted(found) if _fits(found[uid], criteria)]
+    return [found[uid] for uid in sorted(found) if fits(found[uid], criteria)]
 
 
 def _all_studies(
@@ -393,7 +392,7 @@ def _study_queries(criteria: StudyCriteria) -> Iterator[Dataset]:
         query.PatientID = patient
         query.AccessionNumber = accession
         query.StudyInstanceUID = study
-        query.StudyDate = _date_range(criteria.study_date_from, criteria.study_date_to)
+        query.StudyDate = date_range(criteria.study_date_from, criteria.study_date_to)
         query.StudyDescription = criteria.description or ""
         keys = (modality, patient, accession, criteria.description or "")
         if not all(key.isascii() for key in keys):
@@ -401,7 +400,8 @@ def _study_queries(criteria: StudyCriteria) -> Iterator[Dataset]:
         yield query
 
 
-def _date_range(first: date | None, last: date | None) -> str:
+def date_range(first: date | None, last: date | None) -> str:
+    """A date range for matching (PS3.4 C.2.2.2.5), empty where it does not restrict."""
     if first is None and last is None:
         return ""
     start = f"{first:%Y%m%d}" if first else ""
@@ -435,7 +435,7 @@ def _study(answer: Dataset) -> StudyMatch:
     )
 
 
-def _merged(known: StudyMatch, other: StudyMatch) -> StudyMatch:
+def merged(known: StudyMatch, other: StudyMatch) -> StudyMatch:
     """The first answer, completed by what only a later answer for the same study holds."""
     gaps = {
         item.name: getattr(other, item.name)
@@ -445,7 +445,7 @@ def _merged(known: StudyMatch, other: StudyMatch) -> StudyMatch:
     return dataclasses.replace(known, **gaps)
 
 
-def _fits(match: StudyMatch, criteria: StudyCriteria) -> bool:
+def fits(match: StudyMatch, criteria: StudyCriteria) -> bool:
     """Check an answer against the criteria; an attribute that is not told does not exclude."""
     day = match.StudyDate.replace(".", "")
     listed = (
