@@ -1,0 +1,259 @@
+"""Off the answer path: from the log to final files, the journal, and free log space.
+
+Order, for each batch: contents are copied out of the log into `.part` files; one `syncfs` makes
+all of them durable; each gets its final name, which never replaces a file (`link`); the folders are
+synced; the journal's lines are appended and synced; only then is the log's space free. A crash at
+any point repeats the batch from the log with the same outcome.
+"""
+
+from __future__ import annotations
+
+import ctypes
+import errno
+import json
+import os
+import threading
+import time
+from collections import deque
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import structlog
+
+from dicom_bridge.net.intake import file_digest
+from dicom_bridge.net.scp.journal import Entry, Journal, sync_folder
+from dicom_bridge.net.scp.wal import Record, WriteAheadLog
+
+_QUIET_S = 0.05
+_LONGEST_S = 0.5
+_BATCH_BYTES = 16 << 20
+_RETRY_S = 1.0
+_WIPE_AFTER_S = 30.0
+_LIBC = ctypes.CDLL(None, use_errno=True)
+_log = structlog.get_logger(__name__)
+
+
+def sync_filesystem(descriptor: int) -> None:
+    """Make everything durable that was written to this file's file system (syncfs(2)).
+
+    Raises:
+        OSError: it failed.
+    """
+    if _LIBC.syncfs(descriptor) != 0:
+        number = ctypes.get_errno()
+        raise OSError(number, os.strerror(number))
+
+
+@dataclass(slots=True)
+class Pending:
+    """What is in the log and not yet in place: digest by final path, and how many bytes."""
+
+    digests: dict[str, str] = field(default_factory=dict)
+    bytes: int = 0
+    lock: threading.Lock = field(default_factory=threading.Lock)
+
+    def add(self, path: str, digest: str, size: int) -> None:
+        """A record was appended."""
+        with self.lock:
+            self.digests.setdefault(path, digest)
+            self.bytes += size
+
+    def remove(self, path: str, digest: str, size: int) -> None:
+        """A record was settled."""
+        with self.lock:
+            self.bytes -= size
+            if self.digests.get(path) == digest:
+                del self.digests[path]
+
+    def digest(self, path: str) -> str | None:
+        """The digest of what waits for this path."""
+        with self.lock:
+            return self.digests.get(path)
+
+
+class Placer:
+    """Settles records in order, in a thread of its own.
+
+    Args:
+        root: what the records' paths are below.
+        spool: where large objects wait for their name.
+        name: of this process, part of the names of unfinished files.
+        journal: gets the lines.
+        news: called after each batch.
+    """
+
+    def __init__(
+        self, root: Path, spool: Path, name: str, journal: Journal, news: Callable[[], None]
+    ) -> None:
+        self._root = root
+        self._spool = spool
+        self._name = name
+        self._journal = journal
+        self._news = news
+        self.pending = Pending()
+        self.full = False
+        self._log: WriteAheadLog | None = None
+        self._queue: deque[Record] = deque()
+        self._wake = threading.Condition()
+        self._stopping = False
+        self._thread = threading.Thread(target=self._run, name="placer", daemon=True)
+
+    def start(self, log: WriteAheadLog) -> None:
+        """Begin to settle this log's records."""
+        self._log = log
+        self._thread.start()
+
+    def stop(self) -> None:
+        """Settle what is there, then end."""
+        with self._wake:
+            self._stopping = True
+            self._wake.notify_all()
+        if self._thread.is_alive():
+            self._thread.join()
+
+    def submit(self, record: Record) -> None:
+        """Take a record; called in the log's order."""
+        meta = record.meta
+        if "path" in meta:
+            self.pending.add(str(meta["path"]), str(meta["sha256"]), record.length)
+        with self._wake:
+            self._queue.append(record)
+            self._wake.notify()
+
+    def _run(self) -> None:
+        wiped = True
+        while True:
+            with self._wake:
+                while not self._queue and not self._stopping:
+                    if not self._wake.wait(timeout=_WIPE_AFTER_S) and not wiped:
+                        break
+                if not self._queue and self._stopping:
+                    return
+                idle = not self._queue
+            if idle:
+                self._wipe()
+                wiped = True
+                continue
+            wiped = False
+            self._settle(self._gather())
+
+    def _gather(self) -> list[Record]:
+        """Copy records out of the log as they come, until it is time to make them durable."""
+        batch: list[Record] = []
+        size, began = 0, time.monotonic()
+        while True:
+            with self._wake:
+                if not self._queue and not self._stopping:
+                    self._wake.wait(timeout=_QUIET_S)
+                if not self._queue:
+                    return batch
+                record = self._queue.popleft()
+            self._until_it_works(lambda record=record: self._stage(record))  # type: ignore[misc]
+            batch.append(record)
+            size += record.length
+            if size >= _BATCH_BYTES or time.monotonic() - began > _LONGEST_S:
+                return batch
+
+    def _settle(self, batch: Sequence[Record]) -> None:
+        entries: list[Entry] = []
+        self._until_it_works(self._sync)
+        self._until_it_works(lambda: entries.extend(self._name_files(batch, len(entries))))
+        self._until_it_works(lambda: self._journal.append(entries))
+        for record in batch:
+            meta = record.meta
+            if "path" in meta:
+                self.pending.remove(str(meta["path"]), str(meta["sha256"]), record.length)
+        if self._log is not None:
+            self._log.release(batch[-1].seq)
+        self._news()
+
+    def _until_it_works(self, step: Callable[[], None]) -> None:
+        """Repeat a step until the disk takes it; meanwhile nothing new is taken."""
+        while True:
+            try:
+                step()
+            except OSError as error:
+                if not self.full:
+                    _log.error("receiver_paused", cause=os.strerror(error.errno or errno.EIO))
+                self.full = True
+                time.sleep(_RETRY_S)
+            else:
+                if self.full:
+                    _log.info("receiver_resumed")
+                self.full = False
+                return
+
+    def _part(self, record: Record) -> Path:
+        if "part" in record.meta:
+            return self._spool / str(record.meta["part"])
+        final = self._root / str(record.meta["path"])
+        return final.with_name(f"{final.name}.{self._name}-{record.seq}.part")
+
+    def _stage(self, record: Record) -> None:
+        if record.meta.get("kind") != "object" or self._log is None:
+            return
+        part = self._part(record)
+        try:
+            part.parent.mkdir(mode=0o700, exist_ok=True)
+            flags = os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_CLOEXEC
+            descriptor = os.open(part, flags, 0o600)
+        except FileNotFoundError:
+            return  # the study's folder is gone: it was withdrawn meanwhile
+        try:
+            self._log.copy(record, descriptor)
+        finally:
+            os.close(descriptor)
+
+    def _sync(self) -> None:
+        descriptor = os.open(self._root, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+        try:
+            sync_filesystem(descriptor)
+        finally:
+            os.close(descriptor)
+
+    def _name_files(self, batch: Sequence[Record], done: int) -> list[Entry]:
+        """Give final names; ``done`` records of the batch have theirs from an earlier try."""
+        entries = [self._entry(record) for record in batch[done:]]
+        folders = {self._root / str(r.meta["path"]) for r in batch if "path" in r.meta}
+        for folder in {path.parent for path in folders}:
+            if folder.exists():
+                sync_folder(folder)
+        return entries
+
+    def _entry(self, record: Record) -> Entry:
+        meta = record.meta
+        kind = str(meta["kind"])
+        if kind == "commitment" and self._log is not None:
+            content = json.loads(self._log.content(record))
+            return Entry(record.seq, "commitment", content)
+        values = {name: meta[name] for name in ("study", "instance", "sha256")}
+        if kind == "again":
+            if "part" in meta:
+                self._part(record).unlink(missing_ok=True)
+            return Entry(record.seq, "stored", values)
+        return Entry(record.seq, self._give_name(record), values)
+
+    def _give_name(self, record: Record) -> str:
+        part, final = self._part(record), self._root / str(record.meta["path"])
+        digest = str(record.meta["sha256"])
+        try:
+            final.parent.mkdir(mode=0o700, exist_ok=True)
+            os.link(part, final)
+        except FileExistsError:
+            if file_digest(final) != digest:
+                os.replace(part, final.with_name(final.name + ".conflict"))
+                return "conflict"
+        except FileNotFoundError:
+            part.unlink(missing_ok=True)
+            # An earlier try of this batch may have come so far.
+            return "stored" if final.exists() and file_digest(final) == digest else "dropped"
+        part.unlink(missing_ok=True)
+        return "stored"
+
+    def _wipe(self) -> None:
+        if self._log is not None:
+            try:
+                self._log.wipe()
+            except OSError as error:
+                _log.warning("log_not_wiped", cause=error.strerror)
