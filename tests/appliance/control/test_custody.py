@@ -68,9 +68,9 @@ def strict(runtime: Path, tmp_path: Path) -> Iterator[Served]:
 
 
 def test_who_is_no_custodian_is_refused_and_written_down(strict: Served) -> None:
-    with strict.client(actor="nobody-of-us") as client:
-        with pytest.raises(NotAllowed, match="not a custodian") as caught:
-            client.identity(key_of(1), reason="curious")
+    refused = pytest.raises(NotAllowed, match="not a custodian")
+    with strict.client(actor="nobody-of-us") as client, refused as caught:
+        client.identity(key_of(1), reason="curious")
     assert MATCH.PatientID not in str(caught.value)
     assert [e.object for e in strict.entries("identity.refused")] == [key_of(1)]
     assert not strict.entries("identity.revealed")
