@@ -8,6 +8,7 @@ from typing import Annotated
 
 import typer
 
+from appliance.cli import seg_tools
 from appliance.cli.output import print_json, print_lines, print_pairs, print_table
 
 app = typer.Typer(no_args_is_help=True, rich_markup_mode=None)
@@ -273,44 +274,7 @@ def segment(
     print_lines(f"{volume:.2f} ml are segmented")
 
 
-@app.command("seg-write")
-def seg_write(
-    series: Annotated[Path, typer.Argument(help="Folder of the source series.")],
-    mask: Annotated[Path, typer.Argument(help="Mask (NIfTI) on any grid that covers it.")],
-    out: Annotated[Path, typer.Argument(help="The DICOM SEG.")],
-) -> None:
-    """Write a mask as a DICOM SEG of a series, read it back and compare."""
-    from dicom_bridge.seg.files import write_seg_files
-
-    written = write_seg_files(series, mask, out)
-    voxels = ", ".join(f"segment {n}: {count} voxels" for n, count in written.segments.items())
-    print_lines(f"{written.frames} frames, {voxels}")
-
-
-@app.command("seg-read")
-def seg_read(
-    seg: Annotated[Path, typer.Argument(help="A DICOM SEG.")],
-    out: Annotated[Path, typer.Argument(help="Folder for one NIfTI per segment.")],
-) -> None:
-    """Read a DICOM SEG into NIfTI masks."""
-    from dicom_bridge.seg.files import read_seg_files
-
-    print_lines(*(str(path) for path in read_seg_files(seg, out)))
-
-
-@app.command("seg-check")
-def seg_check(
-    series: Annotated[Path, typer.Argument(help="Folder of the source series.")],
-    seg: Annotated[Path, typer.Argument(help="A DICOM SEG.")],
-) -> None:
-    """Check that a SEG opens in the usual viewers over its series."""
-    from dicom_bridge.seg.check import check_seg
-    from dicom_bridge.seg.files import series_of_folder
-
-    findings = check_seg(series_of_folder(series), seg)
-    print_lines(*(findings or ["nothing is wrong with it"]))
-    if findings:
-        raise typer.Exit(1)
+seg_tools.add_to(app)
 
 
 @app.command()

@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 
 from dicom_bridge.convert.source import SourceSeries
 from dicom_bridge.geometry import FloatArray
-from dicom_bridge.seg.model import MANUFACTURER, SegmentSpec
+from dicom_bridge.seg.model import MANUFACTURER, Coverage, SegmentSpec
 
 BANNER = "RESEARCH - NOT FOR DIAGNOSIS"
 CaptureForm = Literal["single", "multi"]
@@ -46,6 +46,7 @@ class CaptureRequest:
         series_instance_uid: new, from the caller; SOP instance UIDs are derived from it.
         form: "single": one object per slice (opens everywhere); "multi": one multi-frame object.
         all_slices: also slices without a contour.
+        coverage: see `SegRequest.coverage`.
         window: None takes the 1st to 99.5th percentile of the values above 0.
         banner: text burned into every picture, at most 60 characters, ASCII.
         caption: further lines burned in at the bottom (plan, model): never a patient's value.
@@ -66,6 +67,7 @@ class CaptureRequest:
     series_instance_uid: str
     form: CaptureForm = "single"
     all_slices: bool = False
+    coverage: Coverage = "crop"
     window: Window | None = None
     banner: str = BANNER
     caption: tuple[str, ...] = ()

@@ -109,7 +109,8 @@ def _labels(request: CaptureRequest) -> NDArray[np.uint8]:
         if not request.all_slices:
             raise NoFinding("no finding: the mask is empty, no picture is made")
         return np.zeros(request.pixels.shape, np.uint8)
-    return on_source_grid(request.mask.astype(np.uint8), request.affine, request.source)
+    mask = request.mask.astype(np.uint8)
+    return on_source_grid(mask, request.affine, request.source, request.coverage)
 
 
 def _pictures(request: CaptureRequest, labels: NDArray[np.uint8]) -> _Pictures:

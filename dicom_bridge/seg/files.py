@@ -44,11 +44,11 @@ def random_uid() -> str:
     return f"2.25.{uuid.uuid4().int}"
 
 
-def series_of_folder(folder: Path) -> SourceSeries:
-    """The one image series in a folder; its slices may be unevenly apart.
+def files_of_series(folder: Path) -> tuple[Path, ...]:
+    """The files of the one image series in a folder.
 
     Raises:
-        DataRefused: no image series, several, or not one volume.
+        DataRefused: no image series, or several.
     """
     scan = scan_study(folder)
     images = [
@@ -58,7 +58,29 @@ def series_of_folder(folder: Path) -> SourceSeries:
     ]
     if len(images) != 1:
         raise DataRefused(f"expected one image series in the folder, got {len(images)}")
-    return SourceSeries.from_files(images[0].files, even=False)
+    return images[0].files
+
+
+def series_of_folder(folder: Path) -> SourceSeries:
+    """The one image series in a folder; its slices may be unevenly apart.
+
+    Raises:
+        DataRefused: no image series, several, or not one volume.
+    """
+    return SourceSeries.from_files(files_of_series(folder), even=False)
+
+
+def algorithm_type(text: str) -> AlgorithmType:
+    """A SegmentAlgorithmType from text in any case.
+
+    Raises:
+        SegRefused: another text.
+    """
+    known: tuple[AlgorithmType, ...] = get_args(AlgorithmType)
+    for kind in known:
+        if kind == text.upper():
+            return kind
+    raise SegRefused(f"expected one of {', '.join(known)}")
 
 
 def load_mask(path: Path) -> tuple[NDArray[np.uint8], FloatArray]:
@@ -261,8 +283,8 @@ def _in_one(content: SegContent) -> NDArray[np.uint8] | None:
 
 def _spec(segment: SegSegment) -> SegmentSpec:
     plain = SegmentSpec(segment.number, segment.label or f"Label {segment.number}")
-    known: tuple[AlgorithmType, ...] = get_args(AlgorithmType)
-    made = next((kind for kind in known if kind == segment.algorithm_type), plain.algorithm_type)
+    known = segment.algorithm_type in get_args(AlgorithmType)
+    made = algorithm_type(segment.algorithm_type) if known else plain.algorithm_type
     return replace(
         plain,
         category=segment.category or plain.category,
