@@ -25,7 +25,13 @@ STYLES = {
 }
 KINDS = {
     "ready": "done",
-    "sent": "done",
+    "sent": "running",
+    "stored": "done",
+    "committed": "done",
+    "superseded": "held",
+    "made": "running",
+    "validated": "running",
+    "released": "running",
     "approved": "done",
     "accepted": "done",
     "connected": "done",

@@ -114,6 +114,9 @@ def open_items(snapshot: Snapshot) -> tuple[Line, ...]:
     held = sum(r.state == "held" for r in snapshot.results)
     if held:
         found.append(Line("results", f"{held} are held (3 Approvals)", "held"))
+    refused = sum(r.state == "refused" for r in snapshot.results)
+    if refused:
+        found.append(Line("results", f"{refused} are refused (3 Approvals)", "refused"))
     stopped = sum(s.state == "quarantined" for s in snapshot.studies)
     if stopped:
         found.append(Line("studies", f"{stopped} quarantined (2 Studies)", "quarantined"))
@@ -269,12 +272,16 @@ def _dataset(dataset: pb.Dataset) -> Approval:
 
 def _result(result: pb.Result) -> Approval:
     words = f"study {result.study}: {result.volume_ml:.2f} ml, {result.lesions} lesions"
+    if result.commitment not in ("", "off"):
+        words += f"; commitment {result.commitment}"
     if result.reason:
         words += f"; {result.reason}"
     verbs: tuple[tuple[str, str, str], ...] = ()
     if result.state == "held":
         verbs = (("a", "result-release", "release to the PACS"),)
-    elif result.state == "released":
+    elif result.state == "refused":
+        verbs = (("a", "result-release", "check again and release"),)
+    elif result.state in ("released", "failed"):
         verbs = (("x", "result-hold", "hold"),)
     return Approval(result.key, "result", result.key[:14], result.state, words, verbs)
 

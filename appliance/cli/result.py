@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from typing import Annotated
 
 import typer
 
 from appliance.cli.output import as_json, print_json, print_lines, print_table
+from appliance.control import node_pb2 as pb
 from appliance.control.client import NodeClient
 
 app = typer.Typer(no_args_is_help=True, rich_markup_mode=None)
@@ -26,7 +28,7 @@ def list_results(ctx: typer.Context, json: Json = False) -> None:
         print_json(as_json(answer)["results"])
         return
     print_table(
-        ("result", "study", "model", "state", "ml", "lesions", "to", "reason"),
+        ("result", "study", "model", "state", "ml", "lesions", "to", "commitment", "reason"),
         (
             (
                 r.key,
@@ -36,6 +38,7 @@ def list_results(ctx: typer.Context, json: Json = False) -> None:
                 f"{r.volume_ml:.2f}",
                 r.lesions,
                 r.destination,
+                r.commitment,
                 r.reason,
             )
             for r in answer.results
@@ -46,20 +49,38 @@ def list_results(ctx: typer.Context, json: Json = False) -> None:
 
 @app.command()
 def show(ctx: typer.Context, key: Key, json: Json = False) -> None:
-    """Show one result."""
+    """Show one result: its objects, what was found, its history. No UID of the PACS is shown."""
     with NodeClient(ctx.obj) as client:
         result = client.result(key)
     if json:
         print_json(as_json(result))
-    else:
-        print_lines(*(f"{name}: {value}" for name, value in as_json(result).items()))
+        return
+    document = as_json(result)
+    parts = ("objects", "findings", "history")
+    print_lines(*(f"{name}: {value}" for name, value in document.items() if name not in parts))
+    print_lines(*_parts(result))
+
+
+def _parts(result: pb.Result) -> Iterator[str]:
+    """Objects, findings and history, one line each."""
+    for item in result.objects:
+        words = f" ({item.reason})" if item.reason else ""
+        yield f"object: {item.form} {item.key[:12]} {item.bytes} bytes, {item.state}{words}"
+    for finding in result.findings:
+        largest = ", ".join(f"{volume:.3f}" for volume in finding.largest_ml[:5])
+        yield (
+            f"finding: {finding.label} {finding.volume_ml:.3f} ml in {finding.lesions} lesions,"
+            f" largest {largest} ml"
+        )
+    for step in result.history:
+        yield f"history: {step.time} {step.state} {step.detail}".rstrip()
 
 
 @app.command()
 def release(
     ctx: typer.Context, key: Key, destination: Destination = "", reason: Reason = ""
 ) -> None:
-    """Release a held result to the destination for research results; it is then sent."""
+    """Release a held result, or check a refused one again; it is then sent."""
     with NodeClient(ctx.obj) as client:
         answer = client.act("result-release", key, reason=reason, destination=destination)
     print_lines(answer.message)
@@ -74,6 +95,6 @@ def hold(ctx: typer.Context, key: Key, reason: Reason = "") -> None:
 
 @app.command()
 def send(ctx: typer.Context, key: Key, reason: Reason = "") -> None:
-    """Send a released result now, or a sent one again; the same object arrives once."""
+    """Send a released result now, or what the PACS lacks of a sent one; nothing doubles."""
     with NodeClient(ctx.obj) as client:
         print_lines(client.act("result-send", key, reason=reason).message)

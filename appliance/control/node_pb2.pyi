@@ -1085,6 +1085,96 @@ class ModelList(_message.Message):
 Global___ModelList: _TypeAlias = ModelList  # noqa: Y015
 
 @_typing.final
+class ResultObject(_message.Message):
+    """One DICOM object of a result; no UID leaves the identified zone."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    FORM_FIELD_NUMBER: _builtins.int
+    KEY_FIELD_NUMBER: _builtins.int
+    STATE_FIELD_NUMBER: _builtins.int
+    REASON_FIELD_NUMBER: _builtins.int
+    BYTES_FIELD_NUMBER: _builtins.int
+    form: _builtins.str
+    """seg, sr, sc"""
+    key: _builtins.str
+    """keyed hash of its SOP Instance UID"""
+    state: _builtins.str
+    """made, sent, stored, committed, failed"""
+    reason: _builtins.str
+    bytes: _builtins.int
+    def __init__(
+        self,
+        *,
+        form: _builtins.str = ...,
+        key: _builtins.str = ...,
+        state: _builtins.str = ...,
+        reason: _builtins.str = ...,
+        bytes: _builtins.int = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["bytes", b"bytes", "form", b"form", "key", b"key", "reason", b"reason", "state", b"state"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___ResultObject: _TypeAlias = ResultObject  # noqa: Y015
+
+@_typing.final
+class ResultFinding(_message.Message):
+    DESCRIPTOR: _descriptor.Descriptor
+
+    LABEL_FIELD_NUMBER: _builtins.int
+    VOLUME_ML_FIELD_NUMBER: _builtins.int
+    LESIONS_FIELD_NUMBER: _builtins.int
+    LARGEST_ML_FIELD_NUMBER: _builtins.int
+    label: _builtins.str
+    volume_ml: _builtins.float
+    lesions: _builtins.int
+    @_builtins.property
+    def largest_ml(self) -> _containers.RepeatedScalarFieldContainer[_builtins.float]: ...
+    def __init__(
+        self,
+        *,
+        label: _builtins.str = ...,
+        volume_ml: _builtins.float = ...,
+        lesions: _builtins.int = ...,
+        largest_ml: _abc.Iterable[_builtins.float] | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["label", b"label", "largest_ml", b"largest_ml", "lesions", b"lesions", "volume_ml", b"volume_ml"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___ResultFinding: _TypeAlias = ResultFinding  # noqa: Y015
+
+@_typing.final
+class ResultStep(_message.Message):
+    DESCRIPTOR: _descriptor.Descriptor
+
+    TIME_FIELD_NUMBER: _builtins.int
+    STATE_FIELD_NUMBER: _builtins.int
+    DETAIL_FIELD_NUMBER: _builtins.int
+    time: _builtins.str
+    state: _builtins.str
+    detail: _builtins.str
+    def __init__(
+        self,
+        *,
+        time: _builtins.str = ...,
+        state: _builtins.str = ...,
+        detail: _builtins.str = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["detail", b"detail", "state", b"state", "time", b"time"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___ResultStep: _TypeAlias = ResultStep  # noqa: Y015
+
+@_typing.final
 class Result(_message.Message):
     DESCRIPTOR: _descriptor.Descriptor
 
@@ -1098,17 +1188,51 @@ class Result(_message.Message):
     LESIONS_FIELD_NUMBER: _builtins.int
     CREATED_FIELD_NUMBER: _builtins.int
     SENT_FIELD_NUMBER: _builtins.int
+    NO_FINDING_FIELD_NUMBER: _builtins.int
+    ALGORITHM_FIELD_NUMBER: _builtins.int
+    PREDECESSOR_FIELD_NUMBER: _builtins.int
+    COMMITMENT_FIELD_NUMBER: _builtins.int
+    COMMITTED_FIELD_NUMBER: _builtins.int
+    ATTEMPT_FIELD_NUMBER: _builtins.int
+    NEXT_TRY_FIELD_NUMBER: _builtins.int
+    DECIDED_BY_FIELD_NUMBER: _builtins.int
+    OBJECTS_FIELD_NUMBER: _builtins.int
+    FINDINGS_FIELD_NUMBER: _builtins.int
+    HISTORY_FIELD_NUMBER: _builtins.int
     key: _builtins.str
     study: _builtins.str
     model: _builtins.str
     state: _builtins.str
-    """no finding, held, released, sending, sent, failed"""
+    """made, validated, no finding, held, released, sending, sent, stored, committed, failed, refused,
+    superseded, withdrawn
+    """
     reason: _builtins.str
     destination: _builtins.str
     volume_ml: _builtins.float
     lesions: _builtins.int
     created: _builtins.str
     sent: _builtins.str
+    no_finding: _builtins.bool
+    """the model found nothing, whatever became of its report"""
+    algorithm: _builtins.str
+    predecessor: _builtins.str
+    """key of the result that this one supersedes"""
+    commitment: _builtins.str
+    """off, waiting, asked, expired, committed"""
+    committed: _builtins.str
+    """UTC ISO 8601"""
+    attempt: _builtins.int
+    next_try: _builtins.str
+    """UTC ISO 8601, or empty"""
+    decided_by: _builtins.str
+    @_builtins.property
+    def objects(self) -> _containers.RepeatedCompositeFieldContainer[Global___ResultObject]:
+        """ShowResult only, as what follows"""
+
+    @_builtins.property
+    def findings(self) -> _containers.RepeatedCompositeFieldContainer[Global___ResultFinding]: ...
+    @_builtins.property
+    def history(self) -> _containers.RepeatedCompositeFieldContainer[Global___ResultStep]: ...
     def __init__(
         self,
         *,
@@ -1122,10 +1246,21 @@ class Result(_message.Message):
         lesions: _builtins.int = ...,
         created: _builtins.str = ...,
         sent: _builtins.str = ...,
+        no_finding: _builtins.bool = ...,
+        algorithm: _builtins.str = ...,
+        predecessor: _builtins.str = ...,
+        commitment: _builtins.str = ...,
+        committed: _builtins.str = ...,
+        attempt: _builtins.int = ...,
+        next_try: _builtins.str = ...,
+        decided_by: _builtins.str = ...,
+        objects: _abc.Iterable[Global___ResultObject] | None = ...,
+        findings: _abc.Iterable[Global___ResultFinding] | None = ...,
+        history: _abc.Iterable[Global___ResultStep] | None = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["created", b"created", "destination", b"destination", "key", b"key", "lesions", b"lesions", "model", b"model", "reason", b"reason", "sent", b"sent", "state", b"state", "study", b"study", "volume_ml", b"volume_ml"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["algorithm", b"algorithm", "attempt", b"attempt", "commitment", b"commitment", "committed", b"committed", "created", b"created", "decided_by", b"decided_by", "destination", b"destination", "findings", b"findings", "history", b"history", "key", b"key", "lesions", b"lesions", "model", b"model", "next_try", b"next_try", "no_finding", b"no_finding", "objects", b"objects", "predecessor", b"predecessor", "reason", b"reason", "sent", b"sent", "state", b"state", "study", b"study", "volume_ml", b"volume_ml"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 

@@ -26,11 +26,13 @@ from appliance.control.peers import Custodians, Tickets
 from appliance.control.socket_path import control_socket
 from appliance.control.views import (
     audit_message,
+    commitment_words,
     dataset_message,
     detail_message,
     funnel_message,
     model_message,
     plan_message,
+    result_detail,
     result_message,
     study_message,
     timing_message,
@@ -40,9 +42,9 @@ from appliance.governance import Governance
 from appliance.home import Home
 from appliance.pipeline.states import Event, State
 from appliance.settings import Settings
-from appliance.store import DatasetState, Decision, NodeState, ResultState
+from appliance.store import DatasetState, Decision, NodeState, ResultRow, ResultState
 from dicom_bridge.errors import DicomBridgeError
-from federation.audit_chain import AuditChain, AuditEntry, read_entries, tail, verify
+from federation.audit_chain import AuditChain, AuditEntry, ChainWatch, read_entries, tail, verify
 from federation.clock import stamp, utc_now
 from federation.errors import FederationError
 
@@ -105,6 +107,7 @@ class NodeControl(NodeControlServicer):
         self._state = state
         self._governance = governance
         self._audit = audit
+        self._chain = ChainWatch(audit.path)
         self._settings = settings
         self._operations = operations
         self._home = home
@@ -117,7 +120,7 @@ class NodeControl(NodeControlServicer):
         federation = self._operations.federation()
         counts = self._state.state_counts()
         dicom = self._settings.dicom
-        checked = verify(self._audit.path)
+        checked = self._chain.check()
         return pb.Status(
             site=self._settings.node.site,
             project=self._settings.node.project,
@@ -159,7 +162,8 @@ class NodeControl(NodeControlServicer):
         """Plans, models, results and studies that wait for a person."""
         plans = sum(p.state is Decision.PENDING for p in self._state.plans.select())
         models = sum(m.state is Decision.PENDING for m in self._state.models.select())
-        held = sum(r.state is ResultState.HELD for r in self._state.results.select())
+        waiting = (ResultState.HELD, ResultState.REFUSED)
+        held = sum(r.state in waiting for r in self._state.results.select())
         return plans + models + held + counts[State.QUARANTINED]
 
     @answering
@@ -439,14 +443,21 @@ class NodeControl(NodeControlServicer):
     def ListResults(self, request: pb.ListRequest, context: grpc.ServicerContext) -> pb.ResultList:
         """Results."""
         del request, context
-        return pb.ResultList(results=[result_message(r) for r in self._state.results.select()])
+        rows = self._state.results.select()
+        return pb.ResultList(results=[result_message(r, self._commitment(r)) for r in rows])
+
+    def _commitment(self, row: ResultRow) -> str:
+        wanted = any(p.name == row.destination and p.commitment for p in self._settings.pacs)
+        return commitment_words(row, self._state.results.commitments(row.key), wanted=wanted)
 
     @answering
     def ShowResult(self, request: pb.ItemRequest, context: grpc.ServicerContext) -> pb.Result:
         """One result."""
         del context
         key = self._state.results.resolve(request.key)
-        return result_message(self._state.results.get(key))
+        row = self._state.results.get(key)
+        objects, history = self._state.results.objects(key), self._state.results.events(key)
+        return result_detail(row, self._commitment(row), objects, history)
 
     @answering
     def ReleaseResult(

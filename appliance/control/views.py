@@ -8,11 +8,14 @@ from appliance.control import node_pb2 as pb
 from appliance.control.operations import QcView
 from appliance.pipeline.states import WAY
 from appliance.store import (
+    Commitment,
     DatasetRow,
     Decision,
     Funnel,
     ModelRow,
     PlanRow,
+    ResultEvent,
+    ResultObject,
     ResultRow,
     StageRun,
     StageTiming,
@@ -141,8 +144,13 @@ def model_message(row: ModelRow) -> pb.Model:
     )
 
 
-def result_message(row: ResultRow) -> pb.Result:
-    """A result."""
+def result_message(row: ResultRow, commitment: str = "") -> pb.Result:
+    """A result.
+
+    Args:
+        row: the result.
+        commitment: where storage commitment is, as `commitment_words` says it.
+    """
     return pb.Result(
         key=row.key,
         study=row.study_key,
@@ -154,7 +162,51 @@ def result_message(row: ResultRow) -> pb.Result:
         lesions=row.lesions,
         created=row.created_at,
         sent=row.sent_at or "",
+        no_finding=not row.found,
+        algorithm=row.algorithm,
+        predecessor=row.predecessor,
+        commitment=commitment,
+        committed=row.committed_at or "",
+        attempt=row.attempt,
+        next_try=row.not_before or "",
+        decided_by=row.decided_by,
     )
+
+
+def result_detail(
+    row: ResultRow,
+    commitment: str,
+    objects: list[ResultObject],
+    history: list[ResultEvent],
+) -> pb.Result:
+    """A result with its objects, findings and history."""
+    message = result_message(row, commitment)
+    message.objects.extend(
+        pb.ResultObject(
+            form=item.form,
+            key=item.object_key,
+            state=item.state,
+            reason=item.reason,
+            bytes=item.size,
+        )
+        for item in objects
+    )
+    message.findings.extend(pb.ResultFinding(**finding) for finding in json.loads(row.findings))
+    message.history.extend(
+        pb.ResultStep(time=event.at, state=str(event.state), detail=event.detail)
+        for event in history
+    )
+    return message
+
+
+def commitment_words(row: ResultRow, transactions: list[Commitment], *, wanted: bool) -> str:
+    """Where storage commitment of a result is: off, waiting, asked, expired or committed."""
+    if row.committed_at:
+        return "committed"
+    if not wanted:
+        return "off"
+    last = transactions[-1].state if transactions else ""
+    return {"pending": "asked", "planned": "asked", "expired": "expired"}.get(last, "waiting")
 
 
 def funnel_message(funnel: Funnel, late: int = 0) -> pb.Funnel:

@@ -93,7 +93,7 @@ def gather_hospital(demo: Demonstration, hospital: Hospital, detail: Detail) -> 
     with ReadBack(hospital, folder) as eye:
         unlabelled, found = unlabelled_studies(hospital, view, eye, problems)
         picture = picture_of(hospital, eye, found, folder / "pictures")
-    sent = [r for r in view.results.values() if r.state == "sent"]
+    sent = [r for r in view.results.values() if in_pacs(r) and not r.no_finding]
     funnel = view.status.funnel
     before, after = dice_of(detail, hospital.name, 0), dice_of(detail, hospital.name, -1)
     plan = view.plans[-1] if view.plans else pb.Plan()
@@ -111,7 +111,7 @@ def gather_hospital(demo: Demonstration, hospital: Hospital, detail: Detail) -> 
         dice_after=after,
         segs_expected=len(sent),
         segs_found=sum(not seg.problems for segs in found.values() for seg in segs),
-        no_finding=sum(r.state == "no finding" for r in view.results.values()),
+        no_finding=sum(r.no_finding for r in view.results.values()),
         unlabelled=tuple(unlabelled),
         stage_seconds=tuple((s.stage, s.seconds_total) for s in view.status.stages),
         approval=f"{plan.state} by {plan.decided_by} ({plan.reason})",
@@ -162,9 +162,15 @@ def unlabelled_studies(
         result = view.results.get(key)
         rows.append(unlabelled_row(study, source, result, segs))
         problems.extend(f"{key}: {p}" for seg in segs for p in seg.problems)
-        if result is not None and result.state == "sent" and len(segs) != 1:
-            problems.append(f"{key}: {len(segs)} SEG objects in the PACS, expected one")
+        wanted = 0 if result is None or result.no_finding else 1
+        if result is not None and in_pacs(result) and len(segs) != wanted:
+            problems.append(f"{key}: {len(segs)} SEG objects in the PACS, expected {wanted}")
     return rows, found
+
+
+def in_pacs(result: pb.Result) -> bool:
+    """Whether the PACS has the result's objects."""
+    return result.state in ("sent", "stored", "committed")
 
 
 def unlabelled_row(
@@ -175,7 +181,9 @@ def unlabelled_row(
         outcome = f"{study.state}: {study.reason}"
     elif result is None:
         outcome = study.reason or "no result"
-    elif result.state == "sent":
+    elif result.no_finding:
+        outcome = "no finding"
+    elif in_pacs(result):
         outcome = "SEG in PACS" if segs else "sent, but not found in the PACS"
     else:
         outcome = f"{result.state}: {result.reason}" if result.reason else result.state

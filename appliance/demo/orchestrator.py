@@ -30,7 +30,9 @@ PIPELINE_LIMIT_S = 1800.0
 RUN_LIMIT_S = 3600.0
 START_LIMIT_S = 60.0
 SETTLED = frozenset({"ready", "quarantined", "withdrawn"})
-RESULT_FINAL = frozenset({"sent", "no finding", "failed", "withdrawn"})
+RESULT_FINAL = frozenset(
+    {"stored", "committed", "no finding", "failed", "refused", "superseded", "withdrawn"}
+)
 
 
 T = TypeVar("T")

@@ -9,6 +9,7 @@ from appliance.control import node_pb2 as pb
 from tui import viewmodel
 from tui.marks import ASCII, SHAPES, literal, mark
 from tui.plain import plain_lines
+from tui.marks import mark
 from tui.snapshot import Snapshot
 
 
@@ -72,6 +73,22 @@ def test_what_is_open_comes_first() -> None:
         snapshot(plans=(plan("approved"),), results=(pb.Result(key="r1", state="held"),))
     )
     assert [(item.kind, bool(item.verbs)) for item in items] == [("result", True), ("plan", False)]
+
+
+def test_each_state_of_a_result_offers_what_a_person_may_do() -> None:
+    states = ("held", "refused", "failed", "stored", "committed", "superseded")
+    results = tuple(pb.Result(key=f"r{s}", state=s, commitment="asked") for s in states)
+    items = {item.state: item for item in viewmodel.approvals(snapshot(results=results))}
+    assert {s: [verb for _, verb, _ in items[s].verbs] for s in states} == {
+        "held": ["result-release"],
+        "refused": ["result-release"],
+        "failed": ["result-hold"],
+        "stored": [],
+        "committed": [],
+        "superseded": [],
+    }
+    assert "commitment asked" in items["stored"].words
+    assert mark("committed", plain=True).plain == "OK committed"
 
 
 def test_detail_puts_the_reason_on_top() -> None:

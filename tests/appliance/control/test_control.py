@@ -176,7 +176,10 @@ def test_results_are_held_released_and_sent(node: Served) -> None:
         assert client.act("result-hold", HELD, reason="wait").state == "held"
         assert client.act("result-release", HELD, destination="archive").state == "released"
         assert client.act("result-send", HELD[:6]).state == "sent"
-        assert client.result(HELD).destination == "archive"
+        shown = client.result(HELD)
+        assert (shown.destination, shown.commitment) == ("archive", "off")
+        states = ["held", "held", "released", "sending", "sent"]
+        assert [step.state for step in shown.history] == states
     assert [e.detail["destination"] for e in node.entries("result.released")] == ["archive"]
     assert [e.actor for e in node.entries("result.send-asked")] == [ACTOR]
 
