@@ -31,6 +31,7 @@ from dicom_bridge.errors import DicomBridgeError, PeerError
 from dicom_bridge.net.client import PacsClient
 from dicom_bridge.net.model import InstanceRef, RemoteAE, StudyCriteria, StudyMatch
 from dicom_bridge.net.retrieve import RetrievePolicy, retrieve_study
+from dicom_bridge.net.scp.jobs import remove_job, write_job
 from federation.canonical import JSON
 
 _log = structlog.get_logger(__name__)
@@ -93,24 +94,57 @@ class Spool:
         state: the node's state.
         home: the node home.
         identities: names of studies and instances.
+        jobs: the folder in which receiver processes look up what may come; None where the receiver
+            is in this process.
     """
 
-    def __init__(self, state: NodeState, home: Home, identities: Identities) -> None:
+    def __init__(
+        self, state: NodeState, home: Home, identities: Identities, jobs: Path | None = None
+    ) -> None:
         self._state = state
         self._home = home
         self._identities = identities
+        self._jobs = jobs
         self._mutex = threading.Lock()
         self._expected: dict[str, frozenset[str]] = {}
 
-    def expect(self, study_key: str, instance_keys: frozenset[str]) -> None:
-        """Take these instances of a study until `done`."""
+    def expect(
+        self,
+        study_key: str,
+        instance_keys: frozenset[str],
+        *,
+        study_uid: str = "",
+        refs: Sequence[InstanceRef] = (),
+    ) -> None:
+        """Take these instances of a study until `done`.
+
+        Args:
+            study_key: the study.
+            instance_keys: its instances.
+            study_uid: original UID, for receiver processes.
+            refs: the instances as the PACS lists them, for receiver processes.
+        """
         with self._mutex:
             self._expected[study_key] = instance_keys
+        if self._jobs is None:
+            return
+        received = self._home.study(study_key) / RECEIVED
+        received.mkdir(mode=0o700, parents=True, exist_ok=True)
+        below = received.relative_to(self._home.identified).as_posix()
+        name = self._identities.instance_key
+        series = {uid: name(uid)[:16] for uid in {ref.SeriesInstanceUID for ref in refs}}
+        places = {}
+        for ref in refs:
+            key = name(ref.SOPInstanceUID)
+            places[ref.SOPInstanceUID] = (key, f"{below}/{series[ref.SeriesInstanceUID]}/{key}.dcm")
+        write_job(self._jobs, study_key, study_uid, places)
 
     def done(self, study_key: str) -> None:
         """Take no more instances of a study."""
         with self._mutex:
             self._expected.pop(study_key, None)
+        if self._jobs is not None:
+            remove_job(self._jobs, study_key)
 
     def wanted(self, study_uid: str, sop_uid: str) -> bool:
         """Whether an open fetch expects this instance; never one of a withdrawn study."""
@@ -413,7 +447,7 @@ class Intake:
             for ref in refs
         }
         self._forget_lost(key)
-        self._parts.spool.expect(key, frozenset(names.values()))
+        self._parts.spool.expect(key, frozenset(names.values()), study_uid=study_uid, refs=refs)
 
         def received() -> set[str]:
             """The expected instances that are here."""

@@ -34,6 +34,7 @@ from appliance.pipeline.settling import settlers
 from appliance.pipeline.stages import WORKER_STAGES, run_stage
 from appliance.pipeline.states import Stage
 from appliance.preparation import Preparer, PreparerOptions
+from appliance.receiving import Receiving, layout_of
 from appliance.research import ensure_tree
 from appliance.results import Results, ResultsParts
 from appliance.settings import Settings, load_settings
@@ -41,7 +42,6 @@ from appliance.site_work import SiteParts, SiteWork
 from appliance.store import DatasetState, NodeState, ResultState, StudyRow
 from appliance.versions import Versions
 from dicom_bridge.net.client import PacsClient
-from dicom_bridge.net.receiver import Receiver, ReceiverSettings
 from dicom_bridge.net.retrieve import RetrievePolicy
 from federation.audit_chain import AuditChain
 from federation.canonical import JSON
@@ -113,7 +113,8 @@ class Node:
         resources = self.settings.resources
         self._pool = WorkerPool(workers=resources.workers, threads=resources.threads)
         self.identities = Identities(self.home, keys)
-        self._spool = Spool(self.state, self.home, self.identities)
+        jobs = layout_of(self.home).jobs
+        self._spool = Spool(self.state, self.home, self.identities, jobs)
         self.governance = Governance(
             self.state, self.audit, self.settings.governance, on_change=self.wake
         )
@@ -131,7 +132,7 @@ class Node:
         self._results = self._make_results()
         self.site = self._make_site()
         self.operations = self._make_operations()
-        self._receiver: Receiver | None = None
+        self._receiver: Receiving | None = None
         self._control: ControlServer | None = None
         self._agent: SiteAgent | None = None
         self._identity: SiteIdentity | None = None
@@ -213,20 +214,16 @@ class Node:
         self._look.set()
 
     def _start_receiver(self) -> int:
-        dicom = self.settings.dicom
-        allowed = self.settings.allowed_ae()
-        if not allowed:
+        if not self.settings.allowed_ae():
             _log.warning("receiver_off", reason="no PACS is configured")
             return 0
-        override = self._options.receiver_port
-        receiver = ReceiverSettings(
-            ae_title=dicom.ae_title,
-            host=dicom.host,
-            port=dicom.port if override is None else override,
-            allowed_ae=allowed,
-            spool=self.home.identified,
+        self._receiver = Receiving(
+            self.settings,
+            self.home,
+            self.state,
+            on_commitment=self._results.on_commitment,
+            port=self._options.receiver_port,
         )
-        self._receiver = Receiver(receiver, self._spool)
         return self._receiver.start()
 
     def _make_runner(self) -> Runner:
