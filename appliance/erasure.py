@@ -128,10 +128,12 @@ class Erasure:
             NotAllowed: the study has no PatientID, or the vault knows none, so that nobody can say
                 which other studies are hers.
             VaultError: the vault could not erase: repeat it.
+            StoreBusy: all is erased, but another program hinders the overwriting of the rows.
         """
         with self._parts.settling:
             study = self._state.studies.get(study_key)
-            self._must_be_nameable(study)
+            if study.patient_key not in self._rows.pending():
+                self._must_be_nameable(study)
             self._state.studies.withdraw_patient(study.patient_key, reason=reason)
             return self._finish(study.patient_key)
 
@@ -141,6 +143,7 @@ class Erasure:
         with self._parts.settling:
             for patient_key in pending:
                 self._finish(patient_key)
+            self._state.database.scrub()
         return len(pending)
 
     def _must_be_nameable(self, study: StudyRow) -> None:
@@ -177,6 +180,7 @@ class Erasure:
         gone = PatientGone(len(studies), len(names), in_pacs)
         self._state.activity.record("patient.withdrawn", {"studies": gone.studies})
         _log.info("patient_withdrawn", studies=gone.studies, datasets=gone.datasets)
+        self._state.database.scrub()
         return gone
 
     def _erase_files(self, study: StudyRow) -> None:

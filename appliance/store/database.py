@@ -63,7 +63,10 @@ class Database:
         with self._mutex:
             busy = self._connection.execute("PRAGMA wal_checkpoint(TRUNCATE)").fetchone()[0]
         if busy:
-            raise StoreBusy("another program reads state.sqlite: close it, then repeat the erasure")
+            raise StoreBusy(
+                "another program reads state.sqlite, so erased rows are not overwritten yet: close"
+                " it and start the node again"
+            )
 
     @contextmanager
     def transaction(self) -> Iterator[None]:

@@ -42,10 +42,9 @@ class PatientErasure:
         return sorted(names)
 
     def erase(self, patient_key: str, studies: Sequence[StudyRow]) -> None:
-        """Delete the patient and everything that names her or her studies, for good.
+        """Delete the patient and everything that names her or her studies.
 
-        Raises:
-            StoreBusy: another program reads the state file: close it and repeat.
+        `Database.scrub` overwrites what was deleted.
         """
         with self._database.transaction():
             for study in studies:
@@ -56,7 +55,6 @@ class PatientErasure:
                 self._forget_activity(study.subject)
                 self._delete("studies", "study_key", study.study_key)
             self._database.execute("DELETE FROM patients WHERE patient_key = ?", (patient_key,))
-        self._database.scrub()
 
     def _count_members(self, study: StudyRow) -> None:
         rows = self._database.rows(

@@ -17,16 +17,18 @@ from pathlib import Path
 
 import pydicom
 
+from appliance.archives import client_for
 from appliance.datasets import Datasets, SplitRule
+from appliance.erasure import Erasure, ErasureParts
 from appliance.home import Home, create_keys
 from appliance.identity import Identities
-from appliance.archives import client_for
 from appliance.intake import Intake, IntakeParts, Spool
 from appliance.pipeline.pool import WorkerPool
 from appliance.pipeline.runner import Runner, StageTable
 from appliance.pipeline.settling import settlers
 from appliance.pipeline.states import ARROWS, Stage, StageEvent
 from appliance.pipeline.work import SOURCE_PREFIX, TREE, StageResult, StageWork
+from appliance.preparation import Preparer, PreparerOptions
 from appliance.research import CaseFiles
 from appliance.settings import Settings, settings_from
 from appliance.store import NodeState, StudyRow
@@ -87,6 +89,7 @@ class LateNode:
     runner: Runner
     datasets: Datasets
     versions: Versions
+    erasure: Erasure
 
     def work(self) -> None:
         """Query, then fetch and process until nothing is left to do."""
@@ -151,10 +154,24 @@ def living(
     state.studies.note_late = noted  # type: ignore[method-assign]
     datasets = Datasets(state, home, SplitRule(keys.site_secret, 0.0, 5))
     versions = Versions(state, home, identities, settling=runner.settling)
+    preparer = Preparer(state, home, datasets, pool, PreparerOptions(keys.site_secret, {}, 1))
+    erasure = Erasure(
+        ErasureParts(
+            state=state,
+            home=home,
+            identities=identities,
+            datasets=datasets,
+            preparer=preparer,
+            settling=runner.settling,
+            withdraw_results=lambda _key: None,
+            stop_fetch=intake.forget,
+        )
+    )
     receiver.start()
     try:
+        erasure.finish()
         runner.recover()
-        yield LateNode(home, state, identities, intake, runner, datasets, versions)
+        yield LateNode(home, state, identities, intake, runner, datasets, versions, erasure)
     finally:
         receiver.stop()
         pool.close()
