@@ -19,6 +19,7 @@ from pathlib import Path
 
 import structlog
 
+from appliance.archives import ClientFactory
 from appliance.errors import ApplianceError, NotAllowed, NotFound
 from appliance.home import Home, remove_tree
 from appliance.identity import Identities
@@ -27,20 +28,21 @@ from appliance.pipeline.states import STOPPED, Event, Point, Stage, StageEvent, 
 from appliance.pipeline.work import RECEIVED
 from appliance.settings import PacsSection, Settings
 from appliance.store import Claim, NodeState, Outcome, StudyRow
+from dicom_bridge.archive import Archive
 from dicom_bridge.errors import DicomBridgeError, PeerError
-from dicom_bridge.net.client import PacsClient
-from dicom_bridge.net.model import InstanceRef, RemoteAE, StudyCriteria, StudyMatch
-from dicom_bridge.net.retrieve import RetrievePolicy, retrieve_study
+from dicom_bridge.net import intake as durable
+from dicom_bridge.net.model import InstanceRef, StudyCriteria, StudyMatch
+from dicom_bridge.net.retrieve import RetrievePolicy, RetrieveReport
 from dicom_bridge.net.scp.jobs import remove_job, write_job
 from federation.canonical import JSON
 
 _log = structlog.get_logger(__name__)
 _PACS_RETRY_S = 30.0
+_RESERVE_BYTES = 256 << 20
+"""Disk space that is left free by what arrives on our own connections, as by the receiver."""
 NODE = "node"
 """Actor of what the intake does by itself."""
 _LOOK_AGAIN = timedelta(hours=24)
-
-ClientFactory = Callable[[PacsSection], PacsClient]
 
 
 @dataclass(frozen=True, slots=True)
@@ -71,17 +73,6 @@ def criteria_of(pacs: PacsSection) -> StudyCriteria:
         study_date_to=query.study_date_to,
         description=query.description,
     )
-
-
-def client_for(settings: Settings) -> ClientFactory:
-    """Makes clients that call with the node's AE title."""
-
-    def make(pacs: PacsSection) -> PacsClient:
-        """A client of this PACS."""
-        remote = RemoteAE(pacs.ae_title, pacs.host, pacs.port)
-        return PacsClient(remote, calling_ae=settings.dicom.ae_title)
-
-    return make
 
 
 class Spool:
@@ -211,7 +202,10 @@ class Intake:
         self._polled = threading.Event()
         self._listed: dict[str, int] = {}
         self._looked: dict[str, datetime] = {}
-        self._clients: dict[str, PacsClient] = {}
+        self._clients: dict[str, Archive] = {}
+        self._sink = durable.Intake(
+            parts.spool, reserve_bytes=_RESERVE_BYTES, tally=durable.Tally()
+        )
         self.problem = ""
 
     @property
@@ -223,7 +217,7 @@ class Intake:
         """Look for studies to fetch now."""
         self._wake.set()
 
-    def client(self, pacs: PacsSection) -> PacsClient:
+    def client(self, pacs: PacsSection) -> Archive:
         """The one client of a PACS (its requests wait for each other)."""
         if pacs.name not in self._clients:
             self._clients[pacs.name] = self._parts.client(pacs)
@@ -456,13 +450,8 @@ class Intake:
 
         pacs = self.pacs(self._parts.identities.original(key).pacs)
         try:
-            report = retrieve_study(
-                self.client(pacs),
-                received,
-                study_uid,
-                self._parts.settings.dicom.ae_title,
-                expected=refs,
-                policy=self._parts.policy,
+            report = self.client(pacs).retrieve(
+                study_uid, received, expected=refs, sink=self._sink, policy=self._parts.policy
             )
         finally:
             self._parts.spool.done(key)
@@ -478,7 +467,7 @@ class Intake:
             self._state.studies.stop(claim, Event.REFUSE, words)
             return
         if not report.complete:
-            self._failed(claim, report.words)
+            self._incomplete(claim, report)
             return
         self._remove_strangers(key, frozenset(names.values()))
         self._tell(claim, Point.RENAMED)
@@ -488,6 +477,13 @@ class Intake:
             self._state.studies.note_late(key, 0)
         self._tell(claim, Point.COMMITTED)
         self._parts.on_received()
+
+    def _incomplete(self, claim: Claim, report: RetrieveReport) -> None:
+        """Go on when the PACS's window opens again, or repeat as after a failure."""
+        if report.resume_at is None:
+            self._failed(claim, report.words)
+        else:
+            self._state.studies.postpone(claim, report.words, not_before=report.resume_at)
 
     def _remove_withdrawn(self, study_key: str) -> None:
         """A study was withdrawn while it came in: remove what came after the erasure."""

@@ -105,14 +105,14 @@ def _receiver(home: Home, settings: Settings) -> Finding:
 
 
 def _pacs(settings: Settings, pacs: PacsSection) -> Finding:
-    from dicom_bridge.net import PacsClient, RemoteAE
+    from appliance.archives import client_for, where
 
     def _echo() -> str:
-        remote = RemoteAE(pacs.ae_title, pacs.host, pacs.port)
-        answer = PacsClient(remote, calling_ae=settings.dicom.ae_title).echo()
+        answer = client_for(settings)(pacs).echo()
         if not answer.ok:
-            raise ApplianceError(f"C-ECHO was answered with a failure: {answer.words}")
-        return f"{pacs.ae_title} at {pacs.host}:{pacs.port} answers C-ECHO"
+            raise ApplianceError(f"the echo was answered with a failure: {answer.words}")
+        service = "QIDO-RS" if pacs.transport == "dicomweb" else "C-ECHO"
+        return f"{where(pacs)} answers {service}"
 
     return _checked(f"PACS {pacs.name}", _echo)
 

@@ -16,6 +16,7 @@ from types import FrameType
 
 import structlog
 
+from appliance.archives import client_for
 from appliance.atna import atna_feed
 from appliance.control.operations import ComponentView, FederationView
 from appliance.control.peers import Custodians, Tickets
@@ -25,7 +26,7 @@ from appliance.errors import NotAllowed
 from appliance.governance import POLICY, Governance
 from appliance.home import Home, load_keys
 from appliance.identity import Identities
-from appliance.intake import Intake, IntakeParts, Spool, client_for
+from appliance.intake import Intake, IntakeParts, Spool
 from appliance.operations import Operations, OperationsParts
 from appliance.parts import Part
 from appliance.pipeline.pool import WorkerPool
@@ -41,7 +42,7 @@ from appliance.settings import Settings, load_settings
 from appliance.site_work import SiteParts, SiteWork
 from appliance.store import DatasetState, NodeState, ResultState, StudyRow
 from appliance.versions import Versions
-from dicom_bridge.net.client import PacsClient
+from dicom_bridge.archive import Archive
 from dicom_bridge.net.retrieve import RetrievePolicy
 from federation.audit_chain import AuditChain
 from federation.canonical import JSON
@@ -249,7 +250,7 @@ class Node:
                 settings=self.settings,
                 identities=self.identities,
                 spool=self._spool,
-                client=client_for(self.settings),
+                client=client_for(self.settings, spool=self.home.identified),
                 observer=self._options.observer,
                 on_received=self._runner.wake,
                 on_reopened=self._reopened,
@@ -276,7 +277,7 @@ class Node:
             texts = {name: str(value) for name, value in detail.items()}
             self.audit.append(actor, action, subject, texts)
 
-        def client(name: str) -> PacsClient:
+        def client(name: str) -> Archive:
             """The one client of a configured PACS."""
             return self._intake.client(self._intake.pacs(name))
 

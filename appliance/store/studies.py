@@ -272,6 +272,36 @@ class StudyStore:
             self._close_run(claim, outcome, reason, max(0.0, seconds))
         return True
 
+    def postpone(self, claim: Claim, reason: str, *, not_before: datetime) -> bool:
+        """Put the study back to where it was until a moment: this is no failed attempt.
+
+        Args:
+            claim: the running stage; what it has done so far is kept.
+            reason: in words, without any identifier.
+            not_before: when the stage may go on.
+
+        Returns:
+            False where the claim no longer stands, and nothing is changed.
+        """
+        with self._database.transaction():
+            if not self.holds(claim):
+                return False
+            self._database.execute(
+                "UPDATE studies SET state = ?, stage = NULL, attempt = 0, reason = ?,"
+                " not_before = ?, claim = NULL, updated_at = ? WHERE study_key = ?",
+                (
+                    arrow_of(claim.stage).source,
+                    reason,
+                    stamp(not_before),
+                    self._now(),
+                    claim.study.study_key,
+                ),
+            )
+            started = self._started(claim)
+            seconds = (self._clock() - started).total_seconds() if started is not None else 0.0
+            self._close_run(claim, "postponed", reason, max(0.0, seconds))
+        return True
+
     def apply(self, study_key: str, event: Event, *, reason: str = "") -> StudyRow:
         """Do what a person asked for: retry, release, reopen or withdraw.
 

@@ -9,17 +9,18 @@ import signal
 import threading
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import replace
-from datetime import timedelta
+from datetime import datetime, timedelta
 from pathlib import Path
 from typing import cast
 
 import pytest
 
+from appliance.archives import client_for
 from appliance.demo.pacs import OrthancPacs
 from appliance.errors import NotFound
 from appliance.home import Home, create_keys
 from appliance.identity import Identities
-from appliance.intake import Intake, IntakeParts, Spool, client_for
+from appliance.intake import Intake, IntakeParts, Spool
 from appliance.pipeline.states import Event, Point, Stage, StageEvent, State, kill_points
 from appliance.pipeline.work import RECEIVED
 from appliance.settings import Settings, settings_from
@@ -28,7 +29,7 @@ from dicom_bridge.errors import PeerFailure, PeerUnreachable
 from dicom_bridge.net import PacsClient, Receiver, ReceiverSettings, RemoteAE
 from dicom_bridge.net.model import InstanceRef, MoveOutcome, MoveWatch, StudyCriteria, StudyMatch
 from dicom_bridge.net.move import MoveTarget
-from dicom_bridge.net.retrieve import RetrievePolicy
+from dicom_bridge.net.retrieve import RetrievePolicy, RetrieveReport, retrieve_study
 from tests.appliance.core.values import MATCH, Clock, held
 from tests.pacs import StudyForm, free_port, running_orthanc, write_small_study
 from tests.waiting import wait_for
@@ -53,6 +54,7 @@ class Peer:
         self.spool: Spool | None = None
         self.content = b"content"
         self.moves = 0
+        self.resume_at: datetime | None = None
 
     def find_studies(self, criteria: StudyCriteria) -> list[StudyMatch]:
         if self.error is not None:
@@ -74,7 +76,24 @@ class Peer:
     def move_instances(
         self, target: MoveTarget, destination: str, *, watch: MoveWatch | None = None
     ) -> MoveOutcome:
-        return MoveOutcome(0, 0, 0, 0, (), "nothing was sent")
+        wanted = set(target.sop_uids) - self.withheld
+        return self.store(
+            target.study_uid, [r for r in self.instances if r.SOPInstanceUID in wanted]
+        )
+
+    def retrieve(
+        self,
+        study_uid: str,
+        received: Callable[[], set[str]],
+        *,
+        expected: Sequence[InstanceRef],
+        sink: object,
+        policy: RetrievePolicy,
+    ) -> RetrieveReport:
+        report = retrieve_study(
+            cast("PacsClient", self), received, study_uid, "NODE", expected=expected, policy=policy
+        )
+        return replace(report, resume_at=self.resume_at if not report.complete else None)
 
     def store(self, study_uid: str, refs: Sequence[InstanceRef]) -> MoveOutcome:
         assert self.spool is not None
@@ -217,6 +236,24 @@ def test_a_pacs_that_fails_never_costs_a_study(bench: Bench, error: Exception) -
     bench.pull()
     assert bench.state.studies.get(bench.key).state is State.RECEIVED
     assert bench.intake.problem == ""
+
+
+def test_a_closed_window_costs_no_attempt_and_what_has_come_is_kept(bench: Bench) -> None:
+    bench.peer.withheld = {ref(2).SOPInstanceUID}
+    bench.intake.poll_all()
+    for _ in range(4):
+        bench.peer.resume_at = bench.clock.now + timedelta(hours=5)
+        bench.fetch()
+        row = bench.state.studies.get(bench.key)
+        assert (row.state, row.received, row.attempt) == (State.REQUESTED, 2, 0)
+        moves = bench.peer.moves
+        bench.clock.now += timedelta(hours=4)
+        bench.fetch()
+        assert bench.peer.moves == moves, "nothing is asked for before the window opens"
+        bench.clock.now += timedelta(hours=2)
+    bench.peer.withheld = set()
+    bench.fetch()
+    assert bench.state.studies.get(bench.key).state is State.RECEIVED
 
 
 def test_a_study_without_wanted_instances_is_quarantined(bench: Bench) -> None:
