@@ -9,6 +9,7 @@ from typing import Annotated
 import typer
 
 from appliance.cli import seg_tools
+from appliance.cli.deidentify import deidentify
 from appliance.cli.output import print_json, print_lines, print_pairs, print_table
 
 app = typer.Typer(no_args_is_help=True, rich_markup_mode=None)
@@ -60,51 +61,7 @@ Profile = Annotated[Effort, typer.Option("--profile", help="Effort.")]
 Threads = Annotated[int, typer.Option("--threads", min=1, max=256, help="Threads.")]
 
 
-@app.command()
-def deidentify(
-    source: Annotated[Path, typer.Argument(help="A folder of DICOM files, or one file.")],
-    out: Annotated[Path, typer.Argument(help="Folder for the outputs, outside the source.")],
-    profile: Annotated[
-        Path | None, typer.Option("--profile", help="Profile (TOML); default Basic Profile.")
-    ] = None,
-    report: Annotated[Path | None, typer.Option("--report", help="JSON report.")] = None,
-    key: Annotated[
-        Path | None,
-        typer.Option("--key", help="Key file: the same key, the same pseudonyms. Made if absent."),
-    ] = None,
-    quarantine: Annotated[
-        Path | None, typer.Option("--quarantine", help="Copies of refused files (identified!).")
-    ] = None,
-    workers: Annotated[int, typer.Option("--workers", min=1, max=256, help="Processes.")] = 2,
-    json: Json = False,
-) -> None:
-    """Remove identity by DICOM PS3.15 Annex E; what cannot be decided is refused, with why."""
-    from appliance.home import key_file
-    from dicom_bridge.deid import DeidentifyRequest, Pseudonymizer, deidentify_tree
-    from dicom_bridge.deid import Profile as DeidProfile
-
-    request = DeidentifyRequest(
-        source=source,
-        destination=out,
-        pseudonymizer=Pseudonymizer(key_file(key), "tools"),
-        profile=DeidProfile.load(profile) if profile else DeidProfile.basic(),
-        report=report,
-        quarantine=quarantine,
-        workers=workers,
-    )
-    summary = deidentify_tree(request)
-    if json:
-        print_json(summary.to_json())
-    else:
-        print_lines(
-            f"{summary.written} of {summary.files} files written, {len(summary.refused)} refused, "
-            f"{summary.per_second:.0f} per second"
-        )
-        print_lines(*(f"  {count} x {reason}" for reason, count in summary.reasons.items()))
-        if key is None:
-            print_lines("a key was made for this run only: --key FILE keeps pseudonyms the same")
-    if not summary.written:
-        raise typer.Exit(1)
+app.command("deidentify")(deidentify)
 
 
 @app.command()

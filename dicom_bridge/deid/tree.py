@@ -2,7 +2,8 @@
 
 Outputs lie in ``OUT/<study>/<series>/<instance>.dcm``, all three the new UIDs. A file that is
 refused leaves nothing in OUT; the report names it by its place in the sorted input and its
-SHA-256, never by its path, since paths hold names.
+SHA-256, never by its path, since paths hold names. A run that was stopped goes on where it was:
+outputs that are there as the journal has them are verified and not made again.
 """
 
 from __future__ import annotations
@@ -16,23 +17,33 @@ import time
 from collections import Counter
 from collections.abc import Callable, Iterator
 from concurrent.futures import Future, ProcessPoolExecutor
+from concurrent.futures.process import BrokenProcessPool
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
 
 import structlog
 
-from dicom_bridge.deid.engine import Encoded, Proof, deidentify_bytes, read_source, write_encoded
+from dicom_bridge.deid.engine import (
+    Encoded,
+    deidentify_bytes,
+    read_source,
+    write_encoded,
+)
+from dicom_bridge.deid.inputs import REFUSALS, Input, look_at, source_kind
+from dicom_bridge.deid.journal import FOLDER, Entry, Journal, file_digest
+from dicom_bridge.deid.marks import version
 from dicom_bridge.deid.profile import Profile
 from dicom_bridge.deid.pseudonym import Pseudonymizer
+from dicom_bridge.deid.report import Refused, SeriesProof, SeriesTotals, TreeSummary, kind_of
 from dicom_bridge.deid.residual import search_bytes, search_voxels
-from dicom_bridge.errors import DataRefused, SettingsRefused
+from dicom_bridge.errors import DataRefused, DicomBridgeError, SettingsRefused
 
-BATCH = 32
-PART = ".incoming"
+__all__ = ["DeidentifyRequest", "Refused", "SeriesProof", "TreeSummary", "deidentify_tree", "leaks"]
+
+BATCH = 16
 PIXELS = 64 * 1024
-REPORT_FORMAT = 1
 DIFFERS = "another file with the same SOP Instance UID has a different content"
+OCCUPIED = "the output folder already holds another file under the new UID: it was left as it is"
 LEAK = "an identifier was still in the output: nothing was written"
 
 log = structlog.get_logger(__name__)
@@ -52,6 +63,7 @@ class DeidentifyRequest:
             their SHA-256; None for none. It holds identified data.
         workers: processes, 1 for none beside this one.
         verify: search every output for the identifiers of its input before it is written.
+        dry_run: do everything but write nothing.
     """
 
     source: Path
@@ -62,103 +74,7 @@ class DeidentifyRequest:
     quarantine: Path | None = None
     workers: int = field(default_factory=lambda: os.cpu_count() or 1)
     verify: bool = True
-
-
-@dataclass(frozen=True, slots=True)
-class Refused:
-    """A file that was refused.
-
-    Attributes:
-        number: its place in the sorted list of input files, from 1.
-        sha256: of its content, empty where it could not be read.
-        reason: why, in words.
-    """
-
-    number: int
-    sha256: str
-    reason: str
-
-
-@dataclass(frozen=True, slots=True)
-class SeriesProof:
-    """What was done to one series.
-
-    Attributes:
-        series: the new SeriesInstanceUID.
-        study: the new StudyInstanceUID.
-        instances: how many objects came out.
-        actions: sum over them, as in :class:`Proof`.
-        codes: codes of CID 7050 that ran.
-        residual_hits: identifiers found by the second pass: 0 for everything that was written.
-    """
-
-    series: str
-    study: str
-    instances: int
-    actions: dict[str, int]
-    codes: tuple[str, ...]
-    residual_hits: int = 0
-
-
-@dataclass(frozen=True, slots=True)
-class TreeSummary:
-    """The result of one run.
-
-    Attributes:
-        files: input files seen.
-        written: objects written.
-        duplicates: files that gave an output already there, byte for byte.
-        refused: what was refused.
-        series: a proof per series.
-        seconds: wall-clock time.
-        profile_hash: hash of the profile.
-    """
-
-    files: int
-    written: int
-    duplicates: int
-    refused: tuple[Refused, ...]
-    series: tuple[SeriesProof, ...]
-    seconds: float
-    profile_hash: str
-
-    @property
-    def per_second(self) -> float:
-        """Objects written per second of wall-clock time."""
-        return self.written / self.seconds if self.seconds > 0 else 0.0
-
-    @property
-    def reasons(self) -> dict[str, int]:
-        """Refused files per reason, most frequent first."""
-        return dict(Counter(refused.reason for refused in self.refused).most_common())
-
-    def to_json(self) -> dict[str, Any]:
-        """The report; holds no identifier and no path."""
-        return {
-            "format": REPORT_FORMAT,
-            "profile": self.profile_hash,
-            "files": self.files,
-            "written": self.written,
-            "duplicates": self.duplicates,
-            "refused": len(self.refused),
-            "reasons": self.reasons,
-            "seconds": round(self.seconds, 3),
-            "instances_per_second": round(self.per_second, 1),
-            "quarantine": [
-                {"file": r.number, "sha256": r.sha256, "reason": r.reason} for r in self.refused
-            ],
-            "series": [
-                {
-                    "SeriesInstanceUID": s.series,
-                    "StudyInstanceUID": s.study,
-                    "instances": s.instances,
-                    "actions": s.actions,
-                    "codes": list(s.codes),
-                    "residual_hits": s.residual_hits,
-                }
-                for s in self.series
-            ],
-        }
+    dry_run: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -169,12 +85,28 @@ class _Task:
 
 
 @dataclass(frozen=True, slots=True)
+class _Job:
+    """What every process of a run needs; ``known`` is place and digest of an output by input."""
+
+    profile: Profile
+    pseudonymizer: Pseudonymizer
+    known: dict[str, tuple[str, str]]
+    destination: Path
+    verify: bool
+    dry_run: bool
+
+
+@dataclass(frozen=True, slots=True)
 class _Done:
+    """One input: an entry where an output was made or is there, else why not."""
+
     task: _Task
     sha256: str
-    written: str
-    proof: tuple[dict[str, int], tuple[str, ...], str, str, str]
-    reason: str
+    entry: Entry | None = None
+    unchanged: bool = False
+    skipped: str = ""
+    reason: str = ""
+    kind: str = ""
 
 
 def deidentify_tree(
@@ -188,16 +120,24 @@ def deidentify_tree(
 
     Raises:
         SettingsRefused: the folders do not fit each other, or there is nothing to read.
+        DicomBridgeError: a process was killed; what was written stays, and the run can go on.
+        OSError: the disk refuses.
     """
     _check(request)
     started = time.monotonic()
     paths = _inputs(request.source)
-    parts = request.destination / PART
-    parts.mkdir(parents=True, exist_ok=True)
+    mark = request.pseudonymizer.study_key("journal of an output folder")
+    journal = Journal(request.destination, request.profile.hash, mark)
+    parts = request.destination / FOLDER / "incoming"
+    if not request.dry_run:
+        journal.begin()
+        shutil.rmtree(parts, ignore_errors=True)
+        parts.mkdir(parents=True)
     tasks = [_Task(n, str(path), str(parts / str(n))) for n, path in enumerate(paths, 1)]
-    collector = _Collector(request)
+    collector = _Collector(request, journal)
+    progress(0, len(tasks))
     try:
-        for count, done in enumerate(_results(request, tasks), 1):
+        for count, done in enumerate(_results(request, journal, tasks), 1):
             collector.take(done)
             progress(count, len(tasks))
     finally:
@@ -205,7 +145,9 @@ def deidentify_tree(
     summary = collector.summary(len(tasks), time.monotonic() - started)
     if request.report is not None:
         text = json.dumps(summary.to_json(), indent=1) + "\n"
-        request.report.write_text(text, encoding="utf-8")
+        part = request.report.with_name(f".{request.report.name}.part")
+        part.write_text(text, encoding="utf-8")
+        os.replace(part, request.report)
     log.info("deidentified", written=summary.written, refused=len(summary.refused))
     return summary
 
@@ -214,6 +156,10 @@ def _check(request: DeidentifyRequest) -> None:
     source, destination = request.source.resolve(), request.destination.resolve()
     if not source.exists():
         raise SettingsRefused("the input does not exist: give a file or a folder of DICOM")
+    if source.is_file():
+        _check_file(source)
+    if destination.exists() and not destination.is_dir():
+        raise SettingsRefused("the output is a file: give a folder")
     if destination == source or destination.is_relative_to(source):
         raise SettingsRefused("the output folder lies in the input: choose one outside")
     if source.is_relative_to(destination):
@@ -222,8 +168,21 @@ def _check(request: DeidentifyRequest) -> None:
         quarantine = request.quarantine.resolve()
         if quarantine == destination or quarantine.is_relative_to(destination):
             raise SettingsRefused("the quarantine lies in the output folder: it is identified data")
+        if quarantine == source or quarantine.is_relative_to(source):
+            raise SettingsRefused("the quarantine lies in the input: choose a folder outside")
+    if request.report is not None and not request.report.resolve().parent.is_dir():
+        raise SettingsRefused("the folder for the report does not exist: make it first")
     if request.workers < 1:
         raise SettingsRefused(f"at least one process is needed, got {request.workers}")
+
+
+def _check_file(source: Path) -> None:
+    with source.open("rb") as stream:
+        found = look_at(stream.read(512), source.name)
+    if found is Input.ARCHIVE:
+        raise SettingsRefused("the input is an archive: unpack it and give the folder")
+    if found is Input.DIRECTORY:
+        raise SettingsRefused("the input is a DICOMDIR: give the folder that it lies in")
 
 
 def _inputs(source: Path) -> list[Path]:
@@ -232,51 +191,100 @@ def _inputs(source: Path) -> list[Path]:
     return sorted(p for p in source.rglob("*") if p.is_file() and not p.is_symlink())
 
 
-def _results(request: DeidentifyRequest, tasks: list[_Task]) -> Iterator[_Done]:
+def _results(request: DeidentifyRequest, journal: Journal, tasks: list[_Task]) -> Iterator[_Done]:
     """Results in the order of the tasks, with a bounded number of them under way."""
     batches = [tasks[i : i + BATCH] for i in range(0, len(tasks), BATCH)]
     workers = min(request.workers, max(1, len(batches)))
-    arguments = (request.profile, request.pseudonymizer, request.verify)
+    job = _Job(
+        request.profile,
+        request.pseudonymizer,
+        {e.source: (str(e.place), e.written) for e in journal.entries.values()},
+        request.destination,
+        request.verify,
+        request.dry_run,
+    )
     if workers == 1:
-        for batch in batches:
-            yield from _batch(batch, *arguments)
+        for task in tasks:
+            yield _one(task, job)
         return
     context = multiprocessing.get_context("spawn")
-    with ProcessPoolExecutor(workers, mp_context=context) as pool:
-        waiting: list[Future[list[_Done]]] = []
-        for batch in batches:
-            waiting.append(pool.submit(_batch, batch, *arguments))
-            if len(waiting) > 4 * workers:
-                yield from waiting.pop(0).result()
-        for future in waiting:
-            yield from future.result()
-
-
-def _batch(
-    tasks: list[_Task], profile: Profile, pseudonymizer: Pseudonymizer, verify: bool
-) -> list[_Done]:
-    return [_one(task, profile, pseudonymizer, verify) for task in tasks]
-
-
-def _one(task: _Task, profile: Profile, pseudonymizer: Pseudonymizer, verify: bool) -> _Done:
-    sha256 = ""
     try:
-        content = read_source(Path(task.path))
+        with ProcessPoolExecutor(
+            workers, mp_context=context, initializer=_begin, initargs=(job,)
+        ) as pool:
+            yield from _in_order(pool, batches, 4 * workers)
+    except BrokenProcessPool:
+        raise DicomBridgeError(
+            "a process was killed, perhaps for memory: run again with fewer --workers, "
+            "what was written stays and is not made again"
+        ) from None
+
+
+def _in_order(pool: ProcessPoolExecutor, batches: list[list[_Task]], most: int) -> Iterator[_Done]:
+    waiting: list[Future[list[_Done]]] = []
+    try:
+        for batch in batches:
+            waiting.append(pool.submit(_batch, batch))
+            if len(waiting) > most:
+                yield from waiting.pop(0).result()
+        while waiting:
+            yield from waiting.pop(0).result()
+    finally:
+        for future in waiting:
+            future.cancel()
+
+
+_JOB: list[_Job] = []
+
+
+def _begin(job: _Job) -> None:
+    """Give a new process its job once."""
+    _JOB[:] = [job]
+
+
+def _batch(tasks: list[_Task]) -> list[_Done]:
+    return [_one(task, _JOB[0]) for task in tasks]
+
+
+def _one(task: _Task, job: _Job) -> _Done:
+    """One input file: what it is, and its output where it has one."""
+    path, sha256, content = Path(task.path), "", b""
+    try:
+        content = read_source(path)
         sha256 = hashlib.sha256(content).hexdigest()
-        encoded = deidentify_bytes(content, profile, pseudonymizer)
-        if verify and leaks(encoded):
+        found = look_at(content[:512], path.name)
+        if found is not Input.DICOM:
+            if found in REFUSALS:
+                raise DataRefused(REFUSALS[found])
+            return _Done(task, sha256, skipped=str(found))
+        known = job.known.get(sha256)
+        if known is not None and file_digest(job.destination / known[0]) == known[1]:
+            return _Done(task, sha256, unchanged=True)
+        encoded = deidentify_bytes(content, job.profile, job.pseudonymizer)
+        if job.verify and leaks(encoded):
             raise DataRefused(LEAK)
-        write_encoded(encoded, Path(task.part))
+        if not job.dry_run:
+            write_encoded(encoded, Path(task.part))
     except DataRefused as refused:
-        return _Done(task, sha256, "", ({}, (), "", "", ""), str(refused))
+        return _Done(task, sha256, reason=str(refused), kind=source_kind(content))
+    return _Done(task, sha256, _entry(sha256, encoded))
+
+
+def _entry(sha256: str, encoded: Encoded) -> Entry:
     digest = hashlib.sha256()
     for part in encoded.parts:
         digest.update(part)
-    return _Done(task, sha256, digest.hexdigest(), _plain(encoded.proof), "")
-
-
-def _plain(proof: Proof) -> tuple[dict[str, int], tuple[str, ...], str, str, str]:
-    return dict(proof.actions), proof.codes, proof.study, proof.series, proof.sop_instance
+    proof = encoded.proof
+    return Entry(
+        source=sha256,
+        written=digest.hexdigest(),
+        study=proof.study,
+        series=proof.series,
+        instance=proof.sop_instance,
+        sop_class=proof.sop_class,
+        actions=dict(proof.actions),
+        codes=proof.codes,
+    )
 
 
 def leaks(encoded: Encoded) -> bool:
@@ -292,60 +300,78 @@ def leaks(encoded: Encoded) -> bool:
 
 
 class _Collector:
-    """Moves outputs to their places and adds up."""
+    """Moves outputs to their places, keeps the journal and adds up."""
 
-    def __init__(self, request: DeidentifyRequest) -> None:
+    def __init__(self, request: DeidentifyRequest, journal: Journal) -> None:
         self._request = request
+        self._journal = journal
         self._seen: dict[str, str] = {}
         self._refused: list[Refused] = []
-        self._actions: dict[tuple[str, str], Counter[str]] = {}
-        self._instances: Counter[tuple[str, str]] = Counter()
-        self._codes: dict[tuple[str, str], tuple[str, ...]] = {}
-        self._duplicates = 0
+        self._skipped: Counter[str] = Counter()
+        self._totals = SeriesTotals()
+        self._counts: Counter[str] = Counter()
 
     def take(self, done: _Done) -> None:
         """Take one result over."""
-        if done.reason:
+        entry = self._journal.entries[done.sha256] if done.unchanged else done.entry
+        if done.skipped:
+            self._skipped[done.skipped] += 1
+        elif entry is None:
             self._refuse(done, done.reason)
-            return
-        actions, codes, study, series, instance = done.proof
-        known = self._seen.get(instance)
+        else:
+            self._place(done, entry)
+
+    def _place(self, done: _Done, entry: Entry) -> None:
+        known = self._seen.get(entry.instance)
         if known is not None:
-            if known == done.written:
-                self._duplicates += 1
+            if known == entry.written:
+                self._counts["duplicates"] += 1
             else:
                 self._refuse(done, DIFFERS)
             return
-        self._seen[instance] = done.written
-        place = self._request.destination / study / series / f"{instance}.dcm"
+        unchanged = done.unchanged
+        if not unchanged and not self._request.dry_run:
+            there = file_digest(self._request.destination / entry.place)
+            if there and there != entry.written and not self._ours(entry):
+                self._refuse(done, OCCUPIED)
+                return
+            unchanged = there == entry.written
+            self._move(done, entry)
+        self._seen[entry.instance] = entry.written
+        self._counts["unchanged" if unchanged else "written"] += 1
+        self._totals.add(entry.study, entry.series, entry.sop_class, entry.actions, entry.codes)
+
+    def _ours(self, entry: Entry) -> bool:
+        """Whether the journal says that this input's output belongs there: then it was damaged."""
+        known = self._journal.entries.get(entry.source)
+        return known is not None and known.place == entry.place
+
+    def _move(self, done: _Done, entry: Entry) -> None:
+        place = self._request.destination / entry.place
         place.parent.mkdir(parents=True, exist_ok=True)
         os.replace(done.task.part, place)
-        key = (study, series)
-        self._actions.setdefault(key, Counter()).update(actions)
-        self._instances[key] += 1
-        self._codes[key] = codes
+        self._journal.add(entry)
 
     def summary(self, files: int, seconds: float) -> TreeSummary:
         """The result of the run."""
-        series = tuple(
-            SeriesProof(
-                uid, study, self._instances[study, uid], dict(total), self._codes[study, uid]
-            )
-            for (study, uid), total in sorted(self._actions.items())
-        )
         return TreeSummary(
             files=files,
-            written=sum(self._instances.values()),
-            duplicates=self._duplicates,
+            written=self._counts["written"],
+            unchanged=self._counts["unchanged"],
+            duplicates=self._counts["duplicates"],
+            skipped=dict(self._skipped.most_common()),
             refused=tuple(self._refused),
-            series=series,
+            series=self._totals.proofs(),
             seconds=seconds,
             profile_hash=self._request.profile.hash,
+            version=version(),
+            dry_run=self._request.dry_run,
         )
 
     def _refuse(self, done: _Done, reason: str) -> None:
-        self._refused.append(Refused(done.task.number, done.sha256, reason))
+        kind = done.kind if done.entry is None else kind_of(done.entry.sop_class)
+        self._refused.append(Refused(done.task.number, done.sha256, reason, kind))
         folder = self._request.quarantine
-        if folder is not None and done.sha256:
+        if folder is not None and done.sha256 and not self._request.dry_run:
             folder.mkdir(parents=True, exist_ok=True, mode=0o700)
             shutil.copyfile(done.task.path, folder / f"{done.sha256}.dcm")
