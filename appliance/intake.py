@@ -22,7 +22,7 @@ import structlog
 from appliance.archives import ClientFactory
 from appliance.errors import ApplianceError, NotAllowed, NotFound
 from appliance.home import Home, remove_tree
-from appliance.identity import Identities
+from appliance.identity import REFUSAL, Identities
 from appliance.pipeline.runner import Observer, back_off_s
 from appliance.pipeline.states import STOPPED, Event, Point, Stage, StageEvent, State, reached
 from appliance.pipeline.work import RECEIVED
@@ -114,7 +114,12 @@ class Spool:
             instance_keys: its instances.
             study_uid: original UID, for receiver processes.
             refs: the instances as the PACS lists them, for receiver processes.
+
+        Raises:
+            NotAllowed: the study was withdrawn: no job is opened for it.
         """
+        if study_uid and self._identities.refused_study(study_uid):
+            raise NotAllowed(REFUSAL)
         with self._mutex:
             self._expected[study_key] = instance_keys
         if self._jobs is None:

@@ -9,6 +9,7 @@ import shutil
 import socket
 import threading
 from collections.abc import Callable
+from contextlib import closing
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
@@ -19,7 +20,9 @@ from appliance.control.client import NodeClient
 from appliance.errors import ApplianceError, NotRunning
 from appliance.home import Home, load_keys
 from appliance.settings import PacsSection, Settings, SettingsInvalid, load_settings
-from dicom_bridge.errors import DicomBridgeError
+from dicom_bridge.errors import DicomBridgeError, VaultError
+from dicom_bridge.vault import FILE as VAULT_FILE
+from dicom_bridge.vault import Vault
 
 SMALLEST_DISK_BYTES = 10 * 2**30
 CERTIFICATE_WARNING_DAYS = 30
@@ -50,6 +53,7 @@ def check_node(root: Path, *, now: datetime | None = None) -> list[Finding]:
     home = home.with_project(settings.node.project)
     found = [Finding("settings", True, f"site {settings.node.site}, {len(settings.pacs)} PACS")]
     found.append(_checked("secrets", lambda: _keys(home)))
+    found.append(_checked("vault", lambda: _vault(home)))
     found.append(_disk(home))
     found.append(_receiver(home, settings))
     if not settings.pacs:
@@ -70,6 +74,19 @@ def _checked(name: str, check: Callable[[], str]) -> Finding:
 def _keys(home: Home) -> str:
     load_keys(home)
     return "present, readable by this account only"
+
+
+def _vault(home: Home) -> str:
+    """Every record of the vault, where there is one."""
+    if not (home.vault / VAULT_FILE).exists():
+        return "empty until the first study comes"
+    with closing(Vault(home.vault, load_keys(home).vault_key)) as vault:
+        checked = vault.check()
+    if not checked.ok:
+        raise VaultError("; ".join(checked.problems))
+    return (
+        f"{checked.records} records, all can be opened; {checked.tombstones} marks of withdrawals"
+    )
 
 
 def _disk(home: Home) -> Finding:

@@ -4,16 +4,17 @@ from __future__ import annotations
 
 import socket
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import closing, contextmanager
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
 import pytest
 from pynetdicom import AE, evt
 
-from appliance.home import Home, create_keys
+from appliance.home import Home, create_keys, load_keys
 from appliance.preflight import Finding, check_node
 from appliance.settings import settings_from, settings_toml
+from dicom_bridge.vault import Vault
 from federation.enrolment import enrol
 from tests.appliance.control.served import serve, short_runtime
 from tests.federation.doubles import Federation
@@ -137,3 +138,15 @@ def test_a_damaged_certificate_is_a_problem(tmp_path: Path) -> None:
     home = make_node(tmp_path / "home", 9, pacs=[])
     (home.keys / "node.crt").write_text("no certificate", encoding="ascii")
     assert "enrol again" in by_check(check_node(home.root))["certificate"].message
+
+
+def test_the_vault_is_opened_record_by_record(tmp_path: Path) -> None:
+    home = make_node(tmp_path / "home", 9, pacs=[])
+    assert "empty" in by_check(check_node(home.root))["vault"].message
+    with closing(Vault(home.vault, load_keys(home).vault_key)) as vault:
+        vault.put("a", {"n": 1})
+    assert by_check(check_node(home.root))["vault"].message.startswith("1 records")
+    (home.keys / "vault.key").write_bytes(bytes(32))
+    found = by_check(check_node(home.root))["vault"]
+    assert not found.ok
+    assert "another key" in found.message
