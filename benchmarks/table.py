@@ -48,3 +48,14 @@ def print_rows(title: str, rows: Sequence[Row]) -> None:
             f"  {row.name:<{width}}  {row.median * 1000:9.1f} ms  ({low * 1000:.1f} to "
             f"{high * 1000:.1f})  {ratio:6.2f} x  {row.note}"
         )
+
+
+def markdown(headings: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
+    """A Markdown table; columns are as wide as their widest cell."""
+    widths = [max(len(cell) for cell in column) for column in zip(headings, *rows, strict=True)]
+    lines = [
+        "| " + " | ".join(c.ljust(w) for c, w in zip(line, widths, strict=True)) + " |"
+        for line in (headings, *rows)
+    ]
+    rule = "|" + "|".join("-" * (width + 2) for width in widths) + "|"
+    return "\n".join([lines[0], rule, *lines[1:]]) + "\n"
