@@ -157,7 +157,10 @@ class Commitments:
         _log.warning("result_not_committed", result=row.key, reason=words)
 
     def report(self, report: CommitmentReport) -> bool:
-        """Take a report; False where no transaction of this node has its UID."""
+        """Take a report; False where no transaction of this node has its UID.
+
+        The same report may come twice: failures of a transaction that was answered are old news.
+        """
         name = self._parts.identities.instance_key
         transaction = self._state.results.commitment(name(report.transaction_uid))
         if transaction is None:
@@ -165,6 +168,8 @@ class Commitments:
             return False
         committed = {name(uid) for uid in report.committed}
         failed = {name(uid): reason for uid, reason in report.failed.items()}
+        if transaction.state == ANSWERED:
+            failed = {}
         with self._state.database.transaction():
             self._state.results.mark_commitment(transaction.transaction_key, ANSWERED)
             row, words = self._mark(transaction, committed, failed)
