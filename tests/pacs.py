@@ -11,7 +11,7 @@ import shutil
 import socket
 import subprocess
 import sys
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -57,7 +57,11 @@ def free_port() -> int:
 
 @contextmanager
 def running_orthanc(
-    folder: Path, peers: Sequence[RemoteAE], *, ae_title: str = "ORTHANC"
+    folder: Path,
+    peers: Sequence[RemoteAE],
+    *,
+    ae_title: str = "ORTHANC",
+    extra: Mapping[str, object] | None = None,
 ) -> Iterator[OrthancPacs]:
     """An Orthanc that lets ``peers`` in and knows where they listen."""
     if find_orthanc() is None:
@@ -65,7 +69,7 @@ def running_orthanc(
     dicom_port, http_port = free_ports(2)
     pacs = OrthancPacs()
     try:
-        pacs.start(folder, ae_title, dicom_port, http_port, peers)
+        pacs.start(folder, ae_title, dicom_port, http_port, peers, extra)
         yield pacs
     finally:
         pacs.stop()

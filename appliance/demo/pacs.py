@@ -15,7 +15,7 @@ import threading
 import time
 import urllib.error
 import urllib.request
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 
 from appliance.demo.processes import Process, last_line, start
@@ -138,6 +138,7 @@ class OrthancPacs(_Pacs):
         dicom_port: int,
         http_port: int,
         peers: Sequence[RemoteAE],
+        extra: Mapping[str, object] | None = None,
     ) -> None:
         """Start and return when both the web server and the DICOM server answer.
 
@@ -147,6 +148,8 @@ class OrthancPacs(_Pacs):
             dicom_port: TCP port of the DICOM server.
             http_port: TCP port of the web server, loopback only.
             peers: who may call, and where C-MOVE may send to.
+            extra: further keys of Orthanc's configuration. Where they enable DICOM TLS, only the
+                web server is waited for.
 
         Raises:
             PacsNotStarted: Orthanc is not installed, or ended, or did not answer in time.
@@ -157,6 +160,8 @@ class OrthancPacs(_Pacs):
         folder.mkdir(parents=True, exist_ok=True)
         configuration = folder / "orthanc.json"
         settings = orthanc_configuration(folder / "storage", ae_title, dicom_port, http_port, peers)
+        settings |= extra or {}
+        secure = bool(settings.get("DicomTlsEnabled"))
         configuration.write_text(json.dumps(settings, indent=2) + "\n", encoding="utf-8")
         self._http_port = http_port
         self._remote = RemoteAE(ae_title, LOOPBACK, dicom_port)
@@ -164,7 +169,7 @@ class OrthancPacs(_Pacs):
         self._launch(
             [str(program), str(configuration)],
             folder,
-            lambda: _answers_http(system) and _answers_dicom(self.remote, peers),
+            lambda: _answers_http(system) and (secure or _answers_dicom(self.remote, peers)),
         )
 
 

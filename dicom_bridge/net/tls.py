@@ -144,7 +144,7 @@ def _check_private(key: Path) -> None:
 
 def _words_for_chain(files: TlsFiles, error: Exception) -> str:
     reason = getattr(error, "reason", None) or ""
-    if reason == "KEY_VALUES_MISMATCH":
+    if reason in ("KEY_VALUES_MISMATCH", "KEY_TYPE_MISMATCH", "NO_CERTIFICATE_ASSIGNED"):
         return (
             f"DICOM TLS: the private key ({files.key.name}) does not belong to the certificate "
             f"({files.certificate.name}); enter the pair that was made together"
