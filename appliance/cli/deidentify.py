@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from appliance.cli.output import print_json, print_lines, print_table, printable
+from appliance.cli.output import print_error, print_json, print_lines, print_table, printable
 
 if TYPE_CHECKING:
     from dicom_bridge.deid import TreeSummary
@@ -107,6 +107,7 @@ def deidentify(
     else:
         _print_summary(summary, kept_key=key is not None)
     if not summary.written and not summary.unchanged:
+        print_error("nothing could be written: no file of the input could be de-identified")
         raise typer.Exit(1)
 
 
@@ -138,7 +139,8 @@ def _print_summary(summary: TreeSummary, *, kept_key: bool) -> None:
     if summary.duplicates:
         parts.append(f"{summary.duplicates} duplicates")
     parts.append(f"{len(summary.refused)} refused")
-    print_lines(", ".join(parts) + f"; {summary.per_second:.0f} per second")
+    speed = f"; {summary.per_second:.0f} per second" if summary.written else ""
+    print_lines(", ".join(parts) + speed)
     for what, count in summary.skipped.items():
         print_lines(f"  {count} x skipped: {what}")
     for reason, count in summary.reasons.items():
@@ -151,5 +153,5 @@ def _print_summary(summary: TreeSummary, *, kept_key: bool) -> None:
         ]
         print_lines("")
         print_table(("kind", "out", "refused"), rows, empty="")
-    if not kept_key and not summary.dry_run:
+    if not kept_key and summary.written and not summary.dry_run:
         print_lines("", "the key of this run is gone: with --key FILE a later run fits to this one")

@@ -61,7 +61,7 @@ class DeidentifyRequest:
         report: where the JSON report goes, None for none.
         quarantine: a folder outside the destination that gets copies of refused files, named by
             their SHA-256; None for none. It holds identified data.
-        workers: processes, 1 for none beside this one.
+        workers: processes at most, 1 for none beside this one; few files need none.
         verify: search every output for the identifiers of its input before it is written.
         dry_run: do everything but write nothing.
     """
@@ -194,7 +194,7 @@ def _inputs(source: Path) -> list[Path]:
 def _results(request: DeidentifyRequest, journal: Journal, tasks: list[_Task]) -> Iterator[_Done]:
     """Results in the order of the tasks, with a bounded number of them under way."""
     batches = [tasks[i : i + BATCH] for i in range(0, len(tasks), BATCH)]
-    workers = min(request.workers, max(1, len(batches)))
+    workers = min(request.workers, max(1, len(tasks) // (2 * BATCH)))
     job = _Job(
         request.profile,
         request.pseudonymizer,

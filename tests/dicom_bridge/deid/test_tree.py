@@ -16,6 +16,7 @@ from dicom_bridge.deid import (
     Profile,
     deidentify_tree,
     residual_search,
+    tree,
 )
 from dicom_bridge.deid.profile_text import profile_text
 from dicom_bridge.errors import SettingsRefused
@@ -40,7 +41,8 @@ def fill(folder: Path) -> Path:
 
 
 @pytest.mark.parametrize("workers", [1, 2])
-def test_a_folder(tmp_path: Path, workers: int) -> None:
+def test_a_folder(tmp_path: Path, workers: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(tree, "BATCH", 1)
     source, out = fill(tmp_path / "in"), tmp_path / "out"
     seen: list[tuple[int, int]] = []
     request = DeidentifyRequest(
