@@ -72,6 +72,8 @@ def read_report(path: Path) -> ReportContent:
         raise ReportRefused(str(error)) from None
     if str(dataset.SOPClassUID) not in REPORT_CLASSES:
         raise ReportRefused("the object is no structured report that holds measurements")
+    if not attribute(dataset, "ContentSequence"):
+        raise ReportRefused("the report holds no content: it is damaged or cut off")
     try:
         items = list(_walk(dataset))
         groups = [_group(item) for item in items if _name(item) == MEASUREMENT_GROUP]

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import subprocess
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -52,9 +53,32 @@ def dcmqi_masks(path: Path, folder: Path, geometry: VolumeGeometry) -> dict[int,
         assert np.max(np.abs(placed - whole) * geometry.spacing) < 0.01
         sizes = sorted(np.linalg.norm(image.affine[:3, :3], axis=0))
         assert np.allclose(sizes, sorted(geometry.spacing), atol=1e-3)
-        mask = np.zeros(geometry.shape, np.uint8)
-        mask[tuple(whole.T)] = 1
-        assert int(mask.sum()) == len(index)
+        labels = np.zeros(geometry.shape, values.dtype)
+        labels[tuple(whole.T)] = values[tuple(index.T)]
+        assert np.count_nonzero(labels) == len(index)
         for number in np.unique(values[values > 0]):
-            found[int(number)] = mask
+            found[int(number)] = (labels == number).astype(np.uint8)
     return found
+
+
+def consistency_errors(paths: Sequence[Path]) -> list[str]:
+    """Error lines of dcentvfy over instances of one study."""
+    done = subprocess.run(
+        [require_tool("dcentvfy"), *paths], capture_output=True, text=True, check=False, timeout=120
+    )
+    lines = (done.stdout + done.stderr).splitlines()
+    return [line for line in lines if line.strip().startswith("Error")]
+
+
+def object_errors(path: Path, kind: str) -> list[str]:
+    """Error lines of dciodvfy on an object that it must take for `kind`."""
+    done = subprocess.run(
+        [require_tool("dciodvfy"), "-new", path],
+        capture_output=True,
+        text=True,
+        check=False,
+        timeout=60,
+    )
+    lines = (done.stdout + done.stderr).splitlines()
+    assert kind in (line.strip() for line in lines), lines
+    return [line for line in lines if line.startswith("Error")]
