@@ -254,7 +254,7 @@ class Engine:
         insertions = self._insertions(reader, facts, painted, source.syntax)
         places = _walk_around(walker, node, elements, insertions)
         encoded = self._finished(walker, reader, source.syntax, painted, places)
-        self._refuse_text(walker, encoded, painted.facts if painted is not None else facts)
+        self._refuse_text(walker, encoded, facts, painted)
         return encoded
 
     def _painted(self, reader: Reader, facts: ImageFacts, syntax: str) -> Painted | None:
@@ -325,12 +325,16 @@ class Engine:
         if not native and source.syntax not in ENCODINGS:
             raise DataRefused("this transfer syntax is not supported: video or unknown encoding")
 
-    def _refuse_text(self, walker: Walker, encoded: Encoded, facts: ImageFacts) -> None:
-        """Refuse images in whose pixels a line of text is seen."""
+    def _refuse_text(
+        self, walker: Walker, encoded: Encoded, facts: ImageFacts, painted: Painted | None
+    ) -> None:
+        """Refuse images in whose pixels a line of text is seen; masked ones in every frame."""
         if not self._profile.detect_text or not facts.has_pixels or facts.sop_class in NO_TEXT:
             return
-        if frames_have_text(walker.stored, encoded.parts, facts):
-            raise DataRefused("burned-in text: a line of letters was seen in the pixels")
+        now = facts if painted is None else painted.facts
+        if frames_have_text(walker.stored, encoded.parts, now, every=painted is not None):
+            where = "beside the mask" if painted is not None else "in the pixels"
+            raise DataRefused(f"burned-in text: a line of letters was seen {where}")
 
     def _patient(self, reader: Reader) -> Patient:
         issuer, number = reader.raw_text(ISSUER), reader.raw_text(PATIENT_ID)
