@@ -12,7 +12,7 @@ from __future__ import annotations
 
 import threading
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from datetime import datetime, timedelta
 from pathlib import Path
@@ -37,6 +37,7 @@ from dicom_bridge.net.scp.jobs import remove_job, write_job
 from federation.canonical import JSON
 
 _log = structlog.get_logger(__name__)
+SEG = "SEG"
 _PACS_RETRY_S = 30.0
 _RESERVE_BYTES = 256 << 20
 """Disk space that is left free by what arrives on our own connections, as by the receiver."""
@@ -168,6 +169,9 @@ class Spool:
         self._state.instances.mark_conflict(study_key, self._identities.instance_key(sop_uid))
 
 
+AuditWriter = Callable[[str, str, Mapping[str, int | str]], None]
+
+
 @dataclass(frozen=True, slots=True)
 class IntakeParts:
     """What the intake works with.
@@ -182,6 +186,8 @@ class IntakeParts:
         observer: told at each point of `request` and `receive`.
         on_received: called when a study is complete.
         on_reopened: called with a reopened study, who asked for it and why.
+        on_labels: called with a `ready` study for which segmentations were fetched.
+        audit: writes an audit entry of the node: action, object, detail.
         policy: how stubbornly a study is retrieved.
     """
 
@@ -194,6 +200,8 @@ class IntakeParts:
     observer: Observer = lambda _event: None
     on_received: Callable[[], None] = lambda: None
     on_reopened: Callable[[StudyRow, str, str], None] = lambda _study, _actor, _reason: None
+    on_labels: Callable[[StudyRow], object] = lambda _study: None
+    audit: AuditWriter = lambda _action, _object, _detail: None
     policy: RetrievePolicy = field(default_factory=lambda: RetrievePolicy(settle_s=1.0))
 
 
@@ -300,6 +308,7 @@ class Intake:
                 reopened += self._reopen_late(pacs, match, known.study_key)
         pulled = Pulled(len(matches), added, late, reopened, refused)
         _log.info("pacs_queried", pacs=pacs.name, **asdict(pulled))
+        self._parts.audit("pacs.queried", pacs.name, asdict(pulled))
         self._wake.set()
         return pulled
 
@@ -316,11 +325,49 @@ class Intake:
         self._looked[key] = self._state.clock()
         here = self._state.instances.keys(key)
         name = self._parts.identities.instance_key
-        missing = sum(name(ref.SOPInstanceUID) not in here for ref in refs)
+        absent = [ref for ref in refs if name(ref.SOPInstanceUID) not in here]
+        if absent and all(ref.Modality == SEG for ref in absent):
+            self._fetch_labels(pacs, match, study, absent)
+            return False
+        missing = len(absent)
         if missing != study.late:
             self._state.studies.note_late(key, missing)
             self._state.activity.record("study.late", {"study": key, "instances": missing})
         return missing > 0
+
+    def _fetch_labels(
+        self, pacs: PacsSection, match: StudyMatch, study: StudyRow, refs: Sequence[InstanceRef]
+    ) -> None:
+        """Fetch segmentations that came into a `ready` study: they reopen nothing.
+
+        In a study that is still on its way they wait for a later query.
+        """
+        key = study.study_key
+        listed, looked = self._listed.pop(key, None), self._looked.pop(key, None)
+        if study.state is not State.READY:
+            return
+        name = self._parts.identities.instance_key
+        names = {ref.SOPInstanceUID: name(ref.SOPInstanceUID) for ref in refs}
+
+        def received() -> set[str]:
+            """The expected instances that are here."""
+            here = self._state.instances.keys(key)
+            return {uid for uid, name in names.items() if name in here}
+
+        uid = match.StudyInstanceUID
+        self._parts.spool.expect(key, frozenset(names.values()), study_uid=uid, refs=refs)
+        try:
+            report = self.client(pacs).retrieve(
+                uid, received, expected=refs, sink=self._sink, policy=self._parts.policy
+            )
+        finally:
+            self._parts.spool.done(key)
+        if report.complete:
+            if listed is not None:
+                self._listed[key] = listed
+            if looked is not None:
+                self._looked[key] = looked
+        self._parts.on_labels(study)
 
     def _changed(self, match: StudyMatch, study_key: str) -> bool:
         """Whether the study's instances must be listed: by their number, or once in a while."""
@@ -481,6 +528,7 @@ class Intake:
         if claim.study.late:
             self._state.studies.note_late(key, 0)
         self._tell(claim, Point.COMMITTED)
+        self._parts.audit("study.received", key, {"instances": len(refs), "pacs": pacs.name})
         self._parts.on_received()
 
     def _incomplete(self, claim: Claim, report: RetrieveReport) -> None:

@@ -23,6 +23,8 @@ DERIVATIVES = {
     TRANSFORMS: "Rigid transforms to the FLAIR image (ITK text, fixed to moving points, LPS mm)",
     QC: "Quality metrics and decisions",
 }
+RATERS = "raters"
+RATERS_WORDS = "Later segmentations by experts, one per rater, read from DICOM SEG objects"
 
 
 @dataclass(frozen=True, slots=True)
@@ -65,6 +67,10 @@ class CaseFiles:
     def label(self) -> Path:
         """The expert's label values on the FLAIR grid."""
         return self._derived(LABELS) / f"{self.case}_space-FLAIR_desc-expert_dseg.nii.gz"
+
+    def rater_label(self, rater: str) -> Path:
+        """One rater's label values on the FLAIR grid; no part of what a data set freezes."""
+        return self._derived(RATERS) / f"{self.case}_space-FLAIR_desc-rater{rater}_dseg.nii.gz"
 
     def mask(self, kind: str) -> Path:
         """The brain mask on the grid of one image."""
@@ -126,7 +132,7 @@ def case_hash(home: Home, files: CaseFiles) -> str:
 
 def erase_case(home: Home, files: CaseFiles) -> None:
     """Remove all files of a case, prepared arrays included, and empty subject folders."""
-    for folder in files.folders():
+    for folder in (*files.folders(), Path("derivatives") / RATERS / files.folder):
         remove_tree(home.research / folder)
         subject = (home.research / folder).parent
         if subject.is_dir() and not any(subject.iterdir()):
@@ -150,7 +156,7 @@ def ensure_tree(home: Home) -> None:
     _write_json(home.bids / "dataset_description.json", _description("raw", home.project))
     _write_text(home.bids / "README", _readme(home.project))
     _write_json(home.bids / "participants.json", _PARTICIPANTS)
-    for name, words in DERIVATIVES.items():
+    for name, words in {**DERIVATIVES, RATERS: RATERS_WORDS}.items():
         root = home.derivatives / name
         root.mkdir(parents=True, exist_ok=True)
         _write_json(root / "dataset_description.json", _description(name, home.project))
@@ -192,7 +198,7 @@ def _description(name: str, project: str) -> JSON:
     if name == "raw":
         return {"Name": f"clinode {project}", "DatasetType": "raw", **common}
     return {
-        "Name": f"clinode {project}: {DERIVATIVES[name]}",
+        "Name": f"clinode {project}: {DERIVATIVES.get(name, RATERS_WORDS)}",
         "DatasetType": "derivative",
         "DatasetLinks": {"raw": "../../bids"},
         "SourceDatasets": [{"URL": "../../bids"}],

@@ -46,6 +46,7 @@ from appliance.result_writing import (
     ResultWork,
     ValidationWork,
     WrittenObject,
+    segments_of,
     validate_result,
     write_result,
 )
@@ -56,6 +57,7 @@ from dicom_bridge.archive import Archive
 from dicom_bridge.convert.source import SourceSeries
 from dicom_bridge.errors import DicomBridgeError, PeerError
 from dicom_bridge.net.model import CommitmentReport, is_transient
+from dicom_bridge.seg.expert import OwnMarks
 from federation.clock import stamp
 from federation.manifest import ModelManifest
 
@@ -220,6 +222,22 @@ class Results:
 
     def _uids_of(self, row: ResultRow) -> ResultUids:
         return self.uids(self._study_of(row).version_key, row.model_id)
+
+    def marks(self, study_key: str) -> OwnMarks:
+        """What this node's results of a study, and their corrected copies, can be known by."""
+        uids: set[str] = set()
+        algorithms: set[str] = set()
+        labels: dict[str, tuple[str, str]] = {}
+        for row in self._state.results.select(study_key=study_key):
+            made = self._uids_of(row)
+            uids |= {made.seg, made.report}
+            algorithms |= {row.algorithm} - {""}
+            model = self._state.models.find(row.model_id)
+            if model is not None:
+                manifest = ModelManifest.from_json(model.manifest.encode())
+                for spec in segments_of(manifest):
+                    labels[spec.label] = (spec.type.scheme, spec.type.value)
+        return OwnMarks(frozenset(uids), frozenset(), frozenset(algorithms), labels)
 
     def _standing(self, study_key: str, algorithm: str, key: str) -> list[ResultRow]:
         """Other results of a study by the same algorithm that nothing has superseded."""

@@ -27,6 +27,7 @@ from appliance.governance import POLICY, Governance
 from appliance.home import Home, load_keys
 from appliance.identity import Identities
 from appliance.intake import Intake, IntakeParts, Spool
+from appliance.label_refresh import LabelParts, LabelRefresh
 from appliance.operations import Operations, OperationsParts
 from appliance.parts import Part
 from appliance.pipeline.pool import WorkerPool
@@ -131,6 +132,7 @@ class Node:
         )
         self._preparer = Preparer(self.state, self.home, self.datasets, self._pool, options_of)
         self._results = self._make_results()
+        self._labels = self._make_labels()
         self.site = self._make_site()
         self.operations = self._make_operations()
         self._receiver: Receiving | None = None
@@ -150,6 +152,7 @@ class Node:
         self.operations.finish_withdrawals()
         self._runner.recover()
         self._results.recover()
+        self._labels.recover()
         port = self._start_receiver()
         targets: Mapping[str, Callable[[threading.Event], None]] = {
             "intake": self._intake.run,
@@ -253,10 +256,15 @@ class Node:
                 client=client_for(self.settings, spool=self.home.identified),
                 observer=self._options.observer,
                 on_received=self._runner.wake,
+                audit=self._audit_intake,
                 on_reopened=self._reopened,
+                on_labels=lambda study: self._labels.take(study),
                 policy=RetrievePolicy(settle_s=1.0, stop=self._stop),
             )
         )
+
+    def _audit_intake(self, action: str, subject: str, detail: Mapping[str, int | str]) -> None:
+        self.audit.append("node", action, subject, dict(detail))
 
     def _make_site(self) -> SiteWork:
         return SiteWork(
@@ -290,6 +298,20 @@ class Node:
                 pool=self._pool,
                 client=client,
                 audit=audit,
+            )
+        )
+
+    def _make_labels(self) -> LabelRefresh:
+        return LabelRefresh(
+            LabelParts(
+                state=self.state,
+                home=self.home,
+                settings=self.settings,
+                identities=self.identities,
+                pool=self._pool,
+                own=self._results.marks,
+                audit=self._audit_intake,
+                settling=self._runner.settling,
             )
         )
 

@@ -95,6 +95,7 @@ class NodeResults:
         archive: the client of a PACS, by name.
         clock: the time.
         observer: told at each instant.
+        pool: worker processes to share; None takes one of its own.
     """
 
     def __init__(
@@ -104,12 +105,14 @@ class NodeResults:
         *,
         clock: Clock = utc_now,
         observer: Callable[[str, Instant], None] = lambda _key, _instant: None,
+        pool: WorkerPool | None = None,
     ) -> None:
         self.home = home
         self.settings = load_settings(home.settings_file)
         self.state = NodeState(home.state_file, clock=clock)
         self.identities = Identities(home, load_keys(home))
-        self.pool = WorkerPool(workers=1, threads=1)
+        self._shared = pool is not None
+        self.pool = pool or WorkerPool(workers=1, threads=1)
         self.audited: list[str] = []
         self.results = Results(
             ResultsParts(
@@ -139,7 +142,8 @@ class NodeResults:
         return self.state.results.get(key)
 
     def close(self) -> None:
-        self.pool.close()
+        if not self._shared:
+            self.pool.close()
         self.identities.close()
         self.state.close()
 

@@ -385,6 +385,10 @@ class StudyStore:
         """Keep how many instances the PACS listed only after the fetch."""
         self._set(study_key, "late", late)
 
+    def note_labelled(self, study_key: str) -> None:
+        """Keep that the study has an expert's label now."""
+        self._set(study_key, "labelled", 1)
+
     def next_due(self) -> datetime | None:
         """The earliest time at which a failed study may be repeated."""
         row = self._database.row(
