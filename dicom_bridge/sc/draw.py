@@ -13,11 +13,12 @@ from scipy import ndimage
 from dicom_bridge.sc.model import Window
 
 LEAST_WIDTH = 384  # narrower slices are enlarged by a whole factor, so that the text fits
-FONT_SIZES = (16, 14, 12, 10, 8)
+FONT_SIZES = (16, 14, 12, 10)
 MARGIN = 3
 WARNING = (255, 220, 0)
 PLAIN = (220, 220, 220)
 Colour = tuple[int, int, int]
+Font = ImageFont.FreeTypeFont | ImageFont.ImageFont
 
 
 def default_window(pixels: NDArray[np.generic]) -> Window:
@@ -88,21 +89,39 @@ def _enlarged(plane: NDArray[np.uint8], factor: int) -> NDArray[np.uint8]:
 
 @lru_cache(maxsize=64)
 def strip(lines: tuple[str, ...], width: int, colour: Colour) -> NDArray[np.uint8]:
-    """(rows, width, 3) black strip with lines of text, in the largest letters that fit."""
+    """(rows, width, 3) black strip with lines of text; lines that are too long are broken."""
     if not lines:
         return np.zeros((0, width, 3), np.uint8)
-    font = _font(lines, width)
-    height = max(int(font.getbbox(line or "x")[3]) for line in lines) + MARGIN
-    image = Image.new("RGB", (width, height * len(lines) + MARGIN))
+    font, broken = _fitted(lines, width - 2 * MARGIN)
+    height = max(int(font.getbbox(line or "x")[3]) for line in broken) + MARGIN
+    image = Image.new("RGB", (width, height * len(broken) + MARGIN))
     draw = ImageDraw.Draw(image)
-    for number, line in enumerate(lines):
+    for number, line in enumerate(broken):
         draw.text((MARGIN, number * height), line, fill=colour, font=font)
     return np.asarray(image, dtype=np.uint8)
 
 
-def _font(lines: Sequence[str], width: int) -> ImageFont.FreeTypeFont | ImageFont.ImageFont:
+def _fitted(lines: Sequence[str], width: int) -> tuple[Font, list[str]]:
+    """The largest letters in which every line fits, else small ones and broken lines."""
     for size in FONT_SIZES:
         font = ImageFont.load_default(size=size)
-        if all(font.getbbox(line)[2] + 2 * MARGIN <= width for line in lines):
-            return font
-    return ImageFont.load_default(size=FONT_SIZES[-1])
+        if all(font.getlength(line) <= width for line in lines):
+            return font, list(lines)
+    font = ImageFont.load_default(size=FONT_SIZES[-1])
+    return font, [part for line in lines for part in _broken(line, font, width)]
+
+
+def _broken(line: str, font: Font, width: int) -> list[str]:
+    """A line as parts that fit, broken between words where there are any."""
+    parts = [""]
+    for word in line.split(" "):
+        longer = f"{parts[-1]} {word}".strip()
+        if font.getlength(longer) <= width:
+            parts[-1] = longer
+            continue
+        while font.getlength(word) > width:
+            fits = max(n for n in range(1, len(word)) if font.getlength(word[:n]) <= width)
+            parts.append(word[:fits])
+            word = word[fits:]
+        parts.append(word)
+    return [part for part in parts if part]

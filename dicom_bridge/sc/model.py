@@ -48,8 +48,9 @@ class CaptureRequest:
         all_slices: also slices without a contour.
         coverage: see `SegRequest.coverage`.
         window: None takes the 1st to 99.5th percentile of the values above 0.
-        banner: text burned into every picture, at most 60 characters, ASCII.
-        caption: further lines burned in at the bottom (plan, model): never a patient's value.
+        banner: text burned into every picture above the slice, at most 400 characters.
+        caption: further lines burned in at the bottom (plan, model), broken where they are too
+            long: never a patient's value.
         series_number: None takes the source's SeriesNumber + 1002.
         series_description: "RESEARCH " is put in front where it is lacking.
         written_at: content date and time; None takes the time now (UTC).

@@ -36,6 +36,7 @@ SECONDARY_CAPTURE = "1.2.840.10008.5.1.4.1.1.7"
 MULTI_FRAME_TRUE_COLOUR = "1.2.840.10008.5.1.4.1.1.7.4"
 SERIES_NUMBER_STEP = 1002
 MOST_BYTES = 2**31 - 2**20
+LONGEST = 400
 PAGE_NUMBER_VECTOR = 0x00182001
 log = structlog.get_logger(__name__)
 
@@ -97,8 +98,10 @@ def _check_request(request: CaptureRequest) -> None:
     if request.window is not None and request.window.width <= 0:
         raise CaptureRefused("a window's width must be above 0")
     texts = (request.banner, *request.caption)
-    if not request.banner.strip() or any(len(t) > 60 or not t.isascii() for t in texts):
-        raise CaptureRefused("banner and caption need ASCII text of 60 characters at most a line")
+    if not request.banner.strip() or any(len(t) > LONGEST or not t.isprintable() for t in texts):
+        raise CaptureRefused(
+            f"banner and caption need printable text of {LONGEST} characters at most a line"
+        )
     unknown = labels_without_meaning(set(np.unique(request.mask).tolist()) - {0}, request.segments)
     if unknown:
         raise CaptureRefused(f"label values without a meaning in the mask: {unknown}")

@@ -131,6 +131,16 @@ def test_the_banner_is_in_the_pixels() -> None:
     assert not np.array_equal(with_text, other)
 
 
+def test_long_and_foreign_captions_are_broken_into_lines() -> None:
+    text = "Forschungsergebnis, nicht für die Diagnose bestimmt. " * 4 + "x" * 120
+    one, many = strip(("kurz",), 384, RED), strip((text,), 384, RED)
+    assert many.shape[1] == one.shape[1] == 384
+    assert many.shape[0] > 4 * 10
+    rows = np.flatnonzero(many.any(axis=(1, 2)))
+    assert rows.max() > many.shape[0] * 0.7  # the last line is there
+    assert not many[:, -2:].any()  # nothing runs over the edge
+
+
 def test_windowing_by_the_standards_formula() -> None:
     values = np.array([[-100.0, 0.0], [127.5, 400.0]])
     grey = windowed(values, Window(center=128, width=256))
@@ -150,8 +160,9 @@ def test_nothing_found_and_wrong_requests(drawn: Drawn, tmp_path: Path) -> None:
         (replace(good, pixels=good.pixels[:-1]), "shape"),
         (replace(good, pixels=np.full(good.pixels.shape, np.nan)), "finite"),
         (replace(good, window=Window(1, 0)), "width"),
-        (replace(good, banner=" "), "ASCII"),
-        (replace(good, caption=("ä",)), "ASCII"),
+        (replace(good, banner=" "), "printable"),
+        (replace(good, caption=("a\nb",)), "printable"),
+        (replace(good, caption=("a" * 401,)), "400"),
         (replace(good, segments=TWO[:1]), r"\[2\]"),
         (replace(good, affine=far), "cover|outside"),
     ]
