@@ -48,8 +48,9 @@ _ACTIONS: Mapping[str, _Kind] = {
     "node.stopped": _Kind(atna.APPLICATION_ACTIVITY, type=atna.APPLICATION_STOP),
     "study.received": _Kind(atna.INSTANCES_TRANSFERRED, "C", role=atna.ROLE_REPORT, life_cycle="1"),
     "study.withdraw": _Kind(atna.STUDY_DELETED, "D", role=atna.ROLE_REPORT, life_cycle="14"),
-    "patient.erased": _Kind(atna.STUDY_DELETED, "D", role=atna.ROLE_REPORT, life_cycle="14"),
-    "identity.shown": _Kind(atna.INSTANCES_ACCESSED, "R", role=atna.ROLE_REPORT, life_cycle="6"),
+    "patient.withdrawn": _Kind(atna.STUDY_DELETED, "D", role=atna.ROLE_REPORT, life_cycle="14"),
+    "identity.revealed": _Kind(atna.INSTANCES_ACCESSED, "R", role=atna.ROLE_REPORT, life_cycle="6"),
+    "identity.refused": _Kind(atna.INSTANCES_ACCESSED, "R", role=atna.ROLE_REPORT, life_cycle="6"),
     "result.sent": _Kind(atna.INSTANCES_TRANSFERRED, "R", role=atna.ROLE_REPORT, life_cycle="10"),
     "pacs.queried": _Kind(atna.QUERY),
     "audit.read": _Kind(atna.AUDIT_LOG_USED, "R", role=atna.ROLE_SECURITY_RESOURCE),
@@ -71,7 +72,8 @@ def message_of(entry: AuditEntry, *, node: str, site: str) -> AuditMessage:
     participants = [Participant(node, not person, atna.APPLICATION_ROLE)]
     if person:
         participants.insert(0, Participant(entry.actor, True))
-    about = atna.STUDY_KEY if entry.action.startswith(("study.", "identity.")) else atna.OTHER_KEY
+    of_study = entry.action.startswith(("study.", "identity.", "patient."))
+    about = atna.STUDY_KEY if of_study else atna.OTHER_KEY
     details = tuple((name, str(value)) for name, value in sorted(entry.detail.items()))
     failed = entry.action.endswith((".refused", ".failed"))
     return AuditMessage(

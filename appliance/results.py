@@ -19,7 +19,7 @@ from pathlib import Path
 
 import structlog
 
-from appliance.errors import ApplianceError, NotAllowed
+from appliance.errors import ApplianceError, NotAllowed, NotFound
 from appliance.home import Home, remove_tree
 from appliance.identity import Identities
 from appliance.pipeline.pool import WorkerPool
@@ -60,12 +60,12 @@ from dicom_bridge.net.model import CommitmentReport, is_transient
 from dicom_bridge.seg.expert import OwnMarks
 from federation.clock import stamp
 from federation.manifest import ModelManifest
+from federation.node.work import EVALUATED
 
 _log = structlog.get_logger(__name__)
 
 REFERENCE = "FLAIR"
 POLICY = "policy"
-EVALUATED = "model.evaluated"
 _HOLDABLE = (ResultState.HELD, ResultState.RELEASED, ResultState.FAILED)
 _STEPS_AT_ONCE = 12
 _MOST_LOSSES = 3
@@ -472,7 +472,7 @@ class Results:
             with self._turn:
                 try:
                     self._advance(row.key)
-                except NotAllowed:
+                except (NotAllowed, NotFound):
                     _log.info("result_changed_meanwhile", result=row.key)
         return len(due)
 
