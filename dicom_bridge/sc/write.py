@@ -193,6 +193,8 @@ def _image(
         dataset.PixelAspectRatio = list(aspect)
     if "BodyPartExamined" in source.series:
         dataset.BodyPartExamined = source.series["BodyPartExamined"]
+    else:
+        dataset.Laterality = ""  # type 2C: asked for where the body part is not known
     return dataset
 
 

@@ -4,17 +4,32 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import pydicom
 import pytest
 import SimpleITK
 from numpy.typing import NDArray
 
 from dicom_bridge.convert import SourceSeries, convert_series
 from dicom_bridge.errors import SegRefused
+from dicom_bridge.sc import CaptureRequest, write_captures
+from dicom_bridge.sc.source import source_pixels
 from dicom_bridge.seg import check_seg, read_seg, read_seg_alone, write_seg
 from dicom_bridge.seg.read import referenced_series
+from dicom_bridge.sr import (
+    Algorithm,
+    ReportRequest,
+    SegReference,
+    read_report,
+    write_report,
+)
 from tests.dicom_bridge.real import files_of, packed_series
-from tests.dicom_bridge.seg.readers import dcmqi_masks, validator_errors
-from tests.dicom_bridge.seg.test_write import blobs, request
+from tests.dicom_bridge.seg.readers import (
+    consistency_errors,
+    dcmqi_masks,
+    object_errors,
+    validator_errors,
+)
+from tests.dicom_bridge.seg.test_write import TWO, blobs, request
 from tests.tools import shared_dir
 
 pytestmark = pytest.mark.integration
@@ -41,6 +56,54 @@ def test_enhanced_flair_with_interleaved_frames(tmp_path: Path) -> None:
     numbers = [frame.FrameNumber for frame in source.frames]
     assert len(numbers) == 24
     assert numbers != sorted(numbers)
+
+
+def test_report_and_pictures_of_an_enhanced_flair(tmp_path: Path) -> None:
+    study = shared_dir("data", "dicom", "nema_enhanced_brain", "tumour_study")
+    files = [study / "BRTUM003"]
+    source = SourceSeries.from_files(files)
+    mask = np.zeros(source.geometry.shape, np.uint8)
+    mask[60:90, 70:100, 9:14] = 1
+    mask[150:160, 70:75, 20] = 2
+    seg = write_seg(request(source, mask, tmp_path / "s.dcm"))
+    report = write_report(
+        ReportRequest(
+            source=source,
+            seg=SegReference.of(seg),
+            findings=seg.findings,
+            algorithm=Algorithm("plan", "f" * 64),
+            out=tmp_path / "r.dcm",
+            sop_instance_uid="2.25.500",
+            series_instance_uid="2.25.501",
+        )
+    )
+    pixels, window = source_pixels(files)
+    pictures = write_captures(
+        CaptureRequest(
+            source=source,
+            pixels=pixels,
+            mask=mask,
+            affine=source.geometry.affine,
+            segments=TWO,
+            out=tmp_path / "sc",
+            series_instance_uid="2.25.600",
+            window=window,
+        )
+    )
+    assert object_errors(report.path, "Comprehensive3DSR") == []
+    assert object_errors(pictures.paths[0], "SCImage") == []
+    assert pictures.slices == (9, 10, 11, 12, 13, 20)
+    numbers = [
+        pydicom.dcmread(path).SourceImageSequence[0].ReferencedFrameNumber
+        for path in pictures.paths
+    ]
+    assert numbers == [source.frames[k].FrameNumber for k in pictures.slices]
+    values = [group.volume_ml for group in read_report(report.path).groups]
+    voxel_ml = float(np.prod(source.geometry.spacing)) / 1000
+    expected = [4500 * voxel_ml, 4500 * voxel_ml, 50 * voxel_ml, 50 * voxel_ml]
+    assert values == pytest.approx(expected, abs=1e-6)
+    errors = consistency_errors([*files, seg.path, report.path, *pictures.paths])
+    assert errors == consistency_errors(files)
 
 
 @pytest.mark.parametrize("name", ["BRTUM004", "BRTUM005", "BRTUM008"])
