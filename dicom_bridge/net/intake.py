@@ -18,13 +18,12 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import IO, Protocol
 
-from pydicom.dataset import Dataset, FileMetaDataset
-from pydicom.filebase import DicomBytesIO
+from pydicom.dataset import Dataset
 from pydicom.filereader import read_dataset
-from pydicom.filewriter import write_file_meta_info
-from pydicom.uid import PYDICOM_IMPLEMENTATION_UID, UID, DeflatedExplicitVRLittleEndian
+from pydicom.uid import UID, DeflatedExplicitVRLittleEndian
 
 from dicom_bridge.errors import DataRefused
+from dicom_bridge.net.filemeta import preamble_and_meta
 from dicom_bridge.net.guard import SpillBuffer
 
 STORED = 0x0000
@@ -269,24 +268,9 @@ def write_durably(path: Path, write: Callable[[_HashingWriter], None]) -> str:
 
 
 def _write_file(out: _HashingWriter, delivery: Delivery) -> None:
-    out.write(_preamble_and_meta(delivery))
+    out.write(preamble_and_meta(delivery.sop_class, delivery.sop_uid, delivery.syntax))
     for piece in delivery.content.pieces():
         out.write(piece)
-
-
-def _preamble_and_meta(delivery: Delivery) -> bytes:
-    """Preamble and file meta information (PS3.10 7.1), without AE titles and addresses."""
-    meta = FileMetaDataset()
-    meta.FileMetaInformationVersion = b"\x00\x01"
-    meta.MediaStorageSOPClassUID = UID(delivery.sop_class)
-    meta.MediaStorageSOPInstanceUID = UID(delivery.sop_uid)
-    meta.TransferSyntaxUID = delivery.syntax
-    meta.ImplementationClassUID = PYDICOM_IMPLEMENTATION_UID
-    buffer = DicomBytesIO()
-    buffer.is_little_endian, buffer.is_implicit_VR = True, False
-    buffer.write(b"\0" * 128 + b"DICM")
-    write_file_meta_info(buffer, meta)
-    return buffer.getvalue()
 
 
 def file_digest(path: Path) -> str:

@@ -32,6 +32,7 @@ from dicom_bridge.net.scp.sink import Sink, Titles
 _BUFFER_BYTES = 288 << 10
 _TICK_S = 0.5
 _LINGER_S = 2.0
+_LINGER_BYTES = 4 << 20
 _QUICK_ACK: int | None = getattr(socket, "TCP_QUICKACK", None)
 _TIMEVAL = struct.Struct("ll")
 _log = structlog.get_logger(__name__)
@@ -290,10 +291,13 @@ class Connection:
         with contextlib.suppress(OSError, ValueError):
             self._socket.shutdown(socket.SHUT_WR)
             self._socket.settimeout(0.2)
-            while time.monotonic() < deadline and not self._stopping:
+            drained = 0
+            while time.monotonic() < deadline and not self._stopping and drained < _LINGER_BYTES:
                 try:
-                    if not self._socket.recv_into(self._view):
+                    count = self._socket.recv_into(self._view)
+                    if not count:
                         break
+                    drained += count
                 except TimeoutError:
                     continue
         with contextlib.suppress(OSError):

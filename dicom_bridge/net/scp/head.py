@@ -1,4 +1,4 @@
-"""The UIDs at the beginning of a data set, and the file meta information in front of it.
+"""The UIDs at the beginning of a data set.
 
 The scanner reads what nearly every object looks like (little endian, well formed) some 20 times
 faster than a general parser; whatever it does not understand goes to
@@ -8,10 +8,8 @@ faster than a general parser; whatever it does not understand goes to
 from __future__ import annotations
 
 import struct
-from functools import lru_cache
 
 from pydicom.uid import (
-    PYDICOM_IMPLEMENTATION_UID,
     UID,
     DeflatedExplicitVRLittleEndian,
     ExplicitVRBigEndian,
@@ -131,28 +129,3 @@ def _after_item(content: memoryview, at: int, *, explicit: bool, depth: int) -> 
             at = _after_sequence(content, start, explicit=inner, depth=depth)
         else:
             at = start + length
-
-
-def preamble_and_meta(sop_class: str, sop_uid: str, syntax: str) -> bytes:
-    """Preamble and file meta information (PS3.10 7.1), without AE titles and addresses."""
-    before, after = _meta_around(sop_class, syntax)
-    uid = _padded(sop_uid)
-    body = b"".join((before, struct.pack("<HH2sH", 2, 3, b"UI", len(uid)), uid, after))
-    return b"".join((b"\0" * 128, b"DICM", struct.pack("<HH2sHL", 2, 0, b"UL", 4, len(body)), body))
-
-
-@lru_cache(maxsize=64)
-def _meta_around(sop_class: str, syntax: str) -> tuple[bytes, bytes]:
-    version = struct.pack("<HH2sHL", 2, 1, b"OB", 0, 2) + b"\x00\x01"
-    before = version + _uid_element(2, sop_class)
-    return before, _uid_element(0x10, syntax) + _uid_element(0x12, PYDICOM_IMPLEMENTATION_UID)
-
-
-def _uid_element(element: int, uid: str) -> bytes:
-    value = _padded(uid)
-    return struct.pack("<HH2sH", 2, element, b"UI", len(value)) + value
-
-
-def _padded(uid: str) -> bytes:
-    value = uid.encode("ascii")
-    return value + b"\0" if len(value) % 2 else value

@@ -20,6 +20,7 @@ from dataclasses import dataclass
 from itertools import count
 from pathlib import Path
 
+from dicom_bridge.net.filemeta import preamble_and_meta
 from dicom_bridge.net.intake import (
     MISMATCH,
     NOT_AUTHORISED,
@@ -30,7 +31,7 @@ from dicom_bridge.net.intake import (
     is_uid,
 )
 from dicom_bridge.net.model import CommitmentReport
-from dicom_bridge.net.scp.head import preamble_and_meta, scan_head
+from dicom_bridge.net.scp.head import scan_head
 from dicom_bridge.net.scp.jobs import JobBook, Target
 from dicom_bridge.net.scp.journal import sync_folder
 from dicom_bridge.net.scp.place import Placer
