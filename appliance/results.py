@@ -60,7 +60,7 @@ from dicom_bridge.net.model import CommitmentReport, is_transient
 from dicom_bridge.seg.expert import OwnMarks
 from federation.clock import stamp
 from federation.manifest import ModelManifest
-from federation.node.work import EVALUATED
+from federation.node.site_port import EVALUATED
 
 _log = structlog.get_logger(__name__)
 

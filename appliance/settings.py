@@ -540,6 +540,9 @@ def _cross_problems(document: Mapping[str, Any]) -> list[str]:
         problems.append(
             f"results.destination: {destination!r} is not a [[pacs]] whose role holds 'results'"
         )
+    form = results.get("form")
+    if isinstance(form, list | str) and "sr" in form and "seg" not in form:
+        problems.append("results.form: the report 'sr' describes a segmentation: add 'seg'")
     if results.get("release") == "all" and destination is None:
         problems.append("results.destination is required where results.release is 'all'")
     audit = _table(document, "audit")

@@ -20,6 +20,9 @@ if TYPE_CHECKING:
     from federation.plan import SignedPlan
     from federation.trainer import Trainer, TrainerResources
 
+EVALUATED = "model.evaluated"
+"""Action of `SitePort.record` under which a site keeps the Dice of given weights on its cases."""
+
 
 class Decision(StrEnum):
     """A custodian's word on a plan."""

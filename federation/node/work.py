@@ -11,7 +11,7 @@ from federation.errors import SiteFailed
 from federation.learning.prepared import Split
 from federation.manifest import ModelManifest
 from federation.node.connection import payload_of
-from federation.node.site_port import Decision, SitePort
+from federation.node.site_port import EVALUATED, Decision, SitePort
 from federation.plan import SignedPlan
 from federation.trainer import (
     EvaluateJob,
@@ -177,16 +177,34 @@ class Worker:
         signed = self._approved(task, files)
         if "metrics" not in signed.plan.sends:
             return refusal(task, "the approved plan does not list metrics among what it sends")
-        weights = files.object(_one(task, pb.PAYLOAD_KIND_WEIGHTS))
+        payload = _one(task, pb.PAYLOAD_KIND_WEIGHTS)
+        weights = files.object(payload)
         prepared = self._site.prepare(signed.hash)
         trainer = self._trainer_for(task.run_id, files)
         report = _done(task)
         for name in task.splits:
             job = EvaluateJob(signed.plan, prepared, weights, Split(name))
             result = trainer.evaluate(job)
+            self._keep(payload.sha256, result)
             report.times.work_seconds += result.seconds
             report.metrics.extend(_summaries(result, signed.plan.evaluation.metrics))
         return report
+
+    def _keep(self, weights_sha256: str, result: EvaluateResult) -> None:
+        """Let the site remember how well these weights did on its own cases."""
+        mean, deviation = result.mean().get("dice"), result.deviation().get("dice")
+        if mean is None or deviation is None or not result.cases:
+            return
+        self._site.record(
+            EVALUATED,
+            {
+                "weights": weights_sha256,
+                "split": result.split.value,
+                "cases": len(result.cases),
+                "mean": round(mean, 4),
+                "sd": round(deviation, 4),
+            },
+        )
 
     def _publish(self, task: pb.Task, files: RunFiles) -> pb.TaskReport | None:
         payload = _one(task, pb.PAYLOAD_KIND_WEIGHTS)

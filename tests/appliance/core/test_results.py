@@ -15,6 +15,7 @@ from appliance.pipeline.states import Event
 from appliance.result_sending import refresh
 from appliance.result_states import Verb
 from appliance.result_writing import REPORT_FILE, SEG_FILE, segments_of
+from appliance.settings import SettingsInvalid, settings_from
 from appliance.store import ResultState
 from federation.manifest import ModelManifest
 from federation.plan import ms_lesion_demo_plan
@@ -245,6 +246,12 @@ def test_uids_follow_from_study_and_model(bench: Bench) -> None:
     five = {uids.seg, uids.seg_series, uids.report, uids.report_series, uids.picture_series}
     assert len(five | {others.seg, others.report}) == 7
     assert all(uid.startswith("2.25.") and len(uid) <= 64 for uid in five)
+
+
+def test_a_report_needs_its_segmentation() -> None:
+    document = {"node": {"site": "a"}, "results": {"form": ["sr", "sc"]}}
+    with pytest.raises(SettingsInvalid, match="add 'seg'"):
+        settings_from(document)
 
 
 def test_segments_name_plan_and_model() -> None:
