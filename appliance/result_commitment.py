@@ -86,7 +86,7 @@ class Commitments:
         self._expire(row)
         if self._all_committed(row):
             self._conclude(row, "")
-            self._parts.on_committed(row.key)
+            self._clear(row)
             return
         if row.rounds >= MOST_ROUNDS:
             self._give_up(row, "the PACS did not report storage commitment in time")
@@ -175,8 +175,12 @@ class Commitments:
             row, words = self._mark(transaction, committed, failed)
             self._conclude(row, words)
         if self._all_committed(row):
-            self._parts.on_committed(row.key)
+            self._clear(row)
         return True
+
+    def _clear(self, row: ResultRow) -> None:
+        self._parts.observer(row.key, Instant.COMMITTED)
+        self._parts.on_committed(row.key)
 
     def _all_committed(self, row: ResultRow) -> bool:
         return all(item.state == COMMITTED for item in self._state.results.objects(row.key))
@@ -212,7 +216,6 @@ class Commitments:
             detail: dict[str, Value] = {"destination": row.destination}
             self._parts.audit("node", "result.committed", row.key, detail)
             _log.info("result_committed", result=row.key)
-            self._parts.observer(row.key, Instant.COMMITTED)
         elif words and row.rounds >= MOST_ROUNDS:
             self._give_up(row, words)
         elif words:

@@ -16,11 +16,13 @@ from appliance.home import Home
 from appliance.receiving import Receiving
 from appliance.result_states import Instant
 from appliance.store import ResultState
-from dicom_bridge.net import PacsClient, RemoteAE
+from dicom_bridge.net import CommitmentReport, PacsClient, RemoteAE
 from tests.results import PROJECT, NodeResults, manifest
 
 NODE_AE = "RESULTNODE"
 LIFE_S = 240.0
+ASKED_S = 3.0
+"""A report waits so long for the request to end, so that this instant is reached, too."""
 
 
 def main() -> None:
@@ -28,7 +30,11 @@ def main() -> None:
     root, markers, ae_title, host, port, report_port = sys.argv[1:]
     client = PacsClient(RemoteAE(ae_title, host, int(port)), calling_ae=NODE_AE)
 
+    asked = threading.Event()
+
     def observe(_key: str, instant: Instant) -> None:
+        if instant is Instant.ASKED:
+            asked.set()
         marker = Path(markers) / instant.value
         try:
             marker.touch(exist_ok=False)
@@ -38,11 +44,16 @@ def main() -> None:
 
     node = NodeResults(Home(Path(root), PROJECT), lambda _name: client, observer=observe)
     node.results.recover()
+
+    def reported(report: CommitmentReport) -> None:
+        asked.wait(ASKED_S)
+        node.results.on_commitment(report)
+
     receiving = Receiving(
         node.settings,
         node.home,
         node.state,
-        on_commitment=node.results.on_commitment,
+        on_commitment=reported,
         port=int(report_port),
     )
     receiving.start()

@@ -4,25 +4,35 @@ from __future__ import annotations
 
 import hashlib
 import json
+import threading
 import urllib.request
 from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
+import nibabel as nib
+import numpy as np
 import pydicom
 import pytest
 from pydicom.dataset import Dataset
 
 from appliance.archives import client_for
 from appliance.home import Home
+from appliance.intake import Intake, IntakeParts, Spool
+from appliance.label_refresh import LabelParts, LabelRefresh
 from appliance.pipeline.pool import WorkerPool
-from appliance.receiving import Receiving
+from appliance.pipeline.states import ARROWS
+from appliance.receiving import Receiving, layout_of
+from appliance.research import CaseFiles, case_hash, erase_case
 from appliance.result_states import Instant
 from appliance.result_writing import REPORT_FILE, SEG_FILE
-from appliance.store import ResultState
+from appliance.store import Member, Outcome, ResultState
 from dicom_bridge.archive import Archive
 from dicom_bridge.net import PacsClient, RemoteAE
+from dicom_bridge.net.retrieve import RetrievePolicy
 from dicom_bridge.seg import check_seg
+from federation.node.site_port import EVALUATED
 from tests.pacs import OrthancPacs, free_port, running_orthanc
 from tests.results import PROJECT, NodeResults, changed, manifest, set_up, small_study
 from tests.studies import TestStudy
@@ -128,6 +138,8 @@ def site(orthanc: Site) -> Iterator[Site]:
 def test_a_result_is_stored_whole_and_a_second_sending_doubles_nothing(site: Site) -> None:
     study = site.study("whole")
     node = site.node(study)
+    known = {"weights": manifest().weights_sha256, "split": "test", "mean": 0.71, "sd": 0.05}
+    node.state.activity.record(EVALUATED, {**known, "cases": 9})
     row = node.enter(manifest())
     assert (row.state, row.lesions, row.found) == (ResultState.HELD, 2, True)
     assert node.audited == ["result.made", "result.held"]
@@ -155,6 +167,9 @@ def test_a_result_is_stored_whole_and_a_second_sending_doubles_nothing(site: Sit
         for item in series.ReferencedSOPSequence
     }
     assert uids.seg in named
+    text = report.to_json()
+    assert "0.71" in text, "the model's Dice at this site"
+    assert "Not for diagnostic use" in text
 
 
 def test_the_same_model_again_makes_nothing_new(site: Site) -> None:
@@ -310,3 +325,145 @@ def test_orthanc_commits_on_an_association_of_its_own(site: Site) -> None:
     wait_for(lambda: not gone.exists(), what="the end of the local copy")
     assert set(instants) == set(Instant), "the tests of kills know every instant"
     assert len(site.made(study)) == 2
+
+
+def corrected(site: Site, uid: str, rater: str, number: int) -> Path:
+    """One of our SEGs as a viewer stores it after a correction: three voxels of a slice less."""
+    dataset = site.stored(uid)
+    dataset.SOPInstanceUID = dataset.file_meta.MediaStorageSOPInstanceUID = f"{uid[:40]}.{number}"
+    dataset.SeriesInstanceUID = f"{uid[:40]}.77{number}"
+    dataset.Manufacturer = dataset.ManufacturerModelName = "Viewer"
+    dataset.SeriesDescription = "corrected"
+    dataset.ContentTime = f"12000{number}"
+    dataset.ContentCreatorName = rater
+    for segment in dataset.SegmentSequence:
+        if rater:
+            segment.SegmentAlgorithmType = "MANUAL"
+        for keyword in ("TrackingID", "TrackingUID"):
+            if keyword in segment:
+                delattr(segment, keyword)
+    path = site.folder / f"corrected-{number}.dcm"
+    dataset.save_as(path, enforce_file_format=True)
+    return path
+
+
+@dataclass
+class Listening:
+    """A node's intake over a ready study, with what takes new labels."""
+
+    node: NodeResults
+    intake: Intake
+
+    def poll(self) -> int:
+        """Query the PACS; the number of studies with late images."""
+        return self.intake.poll(self.node.settings.pacs[0]).late
+
+    def labels(self, kind: str = "raters") -> dict[str, int]:
+        """Label images of one kind with their voxels."""
+        root = self.node.home.derivatives / kind
+        found = sorted(root.rglob("*_dseg.nii.gz"))
+        return {p.name: int(np.count_nonzero(nib.load(p).dataobj)) for p in found}
+
+
+@contextmanager
+def listening(node: NodeResults, study: TestStudy) -> Iterator[Listening]:
+    """Move the study to `ready` and let the node hear of what comes into it."""
+    key = node.study().study_key
+    for arrow in ARROWS:
+        claim = node.state.studies.claim_study(key, arrow.stage)
+        assert claim is not None
+        node.state.studies.finish(claim, Outcome(inputs=("FLAIR",)), seconds=1.0)
+    for path in study.files:
+        uid = str(pydicom.dcmread(path, stop_before_pixels=True).SOPInstanceUID)
+        node.state.instances.record(key, node.identities.instance_key(uid), "0" * 64)
+    spool = Spool(node.state, node.home, node.identities, layout_of(node.home).jobs)
+    labels = LabelRefresh(
+        LabelParts(
+            state=node.state,
+            home=node.home,
+            settings=node.settings,
+            identities=node.identities,
+            pool=node.pool,
+            own=node.results.marks,
+            audit=lambda action, _object, _detail: node.audited.append(action),
+            settling=threading.RLock(),
+        )
+    )
+    intake = Intake(
+        IntakeParts(
+            state=node.state,
+            home=node.home,
+            settings=node.settings,
+            identities=node.identities,
+            spool=spool,
+            client=client_for(node.settings),
+            on_labels=labels.take,
+            policy=RetrievePolicy(settle_s=0.5),
+        )
+    )
+    receiving = Receiving(node.settings, node.home, node.state, on_commitment=lambda _report: True)
+    receiving.start()
+    try:
+        yield Listening(node, intake)
+    finally:
+        receiving.stop()
+
+
+def test_a_corrected_result_comes_back_as_a_raters_label_and_reopens_nothing(site: Site) -> None:
+    study = site.study("corrected")
+    node = site.node(study, release="all")
+    row = node.enter(manifest())
+    node.results.send_due()
+    uid = node.results.uids(node.study().version_key, row.model_id).seg
+    with listening(node, study) as heard:
+        assert heard.poll() == 0
+        assert heard.labels() == {}, "our own result is no label"
+        assert site.client.send([corrected(site, uid, "RATER^ONE", 1)])[0].ok
+        assert heard.poll() == 0
+        (voxels,) = heard.labels().values()
+        assert voxels > 0
+        assert list(heard.labels("labels").values()) == [voxels], "nobody froze the study"
+        present = node.study()
+        assert (present.version, present.state.value, present.labelled) == (1, "ready", True)
+        assert not node.home.study(present.study_key).exists(), "the spool is empty again"
+        case = CaseFiles.of(present.case)
+        member = Member(present.study_key, present.case, "train", True, ("FLAIR",), "")
+        node.state.datasets.create("before")
+        content = case_hash(node.home, case)
+        node.state.datasets.freeze("before", [member], content_hash=content, splits={})
+        two = [corrected(site, uid, "RATER^ONE", 2), corrected(site, uid, "RATER^TWO", 3)]
+        assert all(outcome.ok for outcome in site.client.send(two))
+        assert heard.poll() == 0
+        assert len(heard.labels()) == 2, "one label per rater"
+        assert case_hash(node.home, case) == content, "the frozen data set stays"
+        assert node.study().version == 1
+        assert heard.poll() == 0
+        assert node.audited.count("study.label") == 3, "nothing is taken twice"
+        for path in node.home.research.rglob("*"):
+            assert "RATER" not in path.name
+            if path.is_file():
+                assert b"RATER" not in path.read_bytes()
+        erase_case(node.home, case)
+        assert heard.labels() == {}
+
+
+def test_a_copy_by_a_viewer_that_names_nobody_is_recognised_by_its_algorithm(site: Site) -> None:
+    study = site.study("nameless")
+    node = site.node(study, release="all")
+    row = node.enter(manifest())
+    node.results.send_due()
+    uid = node.results.uids(node.study().version_key, row.model_id).seg
+    foreign = corrected(site, uid, "", 4)
+    dataset = pydicom.dcmread(foreign)
+    for segment in dataset.SegmentSequence:
+        segment.SegmentAlgorithmName = "another vendor's"
+    dataset.SOPInstanceUID = dataset.file_meta.MediaStorageSOPInstanceUID = f"{uid[:40]}.5"
+    stranger = site.folder / "stranger.dcm"
+    dataset.save_as(stranger, enforce_file_format=True)
+    with listening(node, study) as heard:
+        assert all(outcome.ok for outcome in site.client.send([foreign, stranger]))
+        assert heard.poll() == 0
+        assert len(heard.labels()) == 1
+        events = node.state.activity.select()
+        told = {e.action for e in events}
+        assert told == {"study.label", "study.label_refused"}, "an algorithm's is no label"
