@@ -9,7 +9,6 @@ from appliance.control import node_pb2 as pb
 from tui import viewmodel
 from tui.marks import ASCII, SHAPES, literal, mark
 from tui.plain import plain_lines
-from tui.marks import mark
 from tui.snapshot import Snapshot
 
 
@@ -58,6 +57,17 @@ def test_open_items_name_what_waits() -> None:
         snapshot(plans=(plan(),), studies=(study,), results=(pb.Result(state="held"),))
     )
     assert [line.name for line in found] == ["plan", "results", "studies"]
+
+
+def test_late_images_are_told_on_overview_and_studies() -> None:
+    late = pb.Study(key="st1", state="ready", late=2)
+    (item,) = viewmodel.open_items(snapshot(studies=(late,)))
+    assert "1 with late images" in item.value
+    assert viewmodel.study_cells(late)[-1] == "2 late images in the PACS"
+    second = pb.Study(key="st1", state="ready", version=2)
+    assert "version 2" in viewmodel.study_cells(second)[-1]
+    lines = [line.value for line in viewmodel.study_lines(pb.StudyDetail(study=second))]
+    assert "version 2, after late images" in lines
 
 
 def test_a_plan_with_a_bad_signature_cannot_be_approved() -> None:

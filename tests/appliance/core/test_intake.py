@@ -17,14 +17,14 @@ import pytest
 
 from appliance.archives import client_for
 from appliance.demo.pacs import OrthancPacs
-from appliance.errors import NotFound
+from appliance.errors import NotAllowed, NotFound
 from appliance.home import Home, create_keys
 from appliance.identity import Identities
 from appliance.intake import Intake, IntakeParts, Spool
-from appliance.pipeline.states import Event, Point, Stage, StageEvent, State, kill_points
+from appliance.pipeline.states import ARROWS, Event, Point, Stage, StageEvent, State, kill_points
 from appliance.pipeline.work import RECEIVED
 from appliance.settings import Settings, settings_from
-from appliance.store import NodeState, ResultRow, ResultState
+from appliance.store import NodeState, Outcome, ResultRow, ResultState
 from dicom_bridge.errors import PeerFailure, PeerUnreachable
 from dicom_bridge.net import PacsClient, Receiver, ReceiverSettings, RemoteAE
 from dicom_bridge.net.model import InstanceRef, MoveOutcome, MoveWatch, StudyCriteria, StudyMatch
@@ -201,6 +201,61 @@ def test_late_instances_are_noticed_and_our_own_results_are_not(bench: Bench) ->
     assert bench.state.studies.get(bench.key).late == 1
     assert bench.state.activity.select()[0].action == "study.late"
     assert bench.state.results.get("rs1").state is ResultState.HELD
+
+
+def make_ready(bench: Bench) -> None:
+    """Finish the stages that follow the fetch."""
+    for arrow in ARROWS:
+        claim = bench.state.studies.claim_study(bench.key, arrow.stage)
+        if claim is not None:
+            bench.state.studies.finish(claim, Outcome(), seconds=0.0)
+    assert bench.state.studies.get(bench.key).state is State.READY
+
+
+def test_late_instances_wait_until_the_study_rests(bench: Bench) -> None:
+    bench.pull()
+    bench.peer.instances.append(ref(9))
+    bench.peer.studies = [replace(MATCH, instances=5)]
+    pulled = bench.intake.poll(bench.settings.pacs[0])
+    assert (pulled.late, pulled.reopened) == (1, 0), "it is on its way"
+    make_ready(bench)
+    pulled = bench.intake.poll(bench.settings.pacs[0])
+    assert (pulled.late, pulled.reopened) == (1, 1), "the same count, noted before"
+    row = bench.state.studies.get(bench.key)
+    assert (row.state, row.version) == (State.FOUND, 2)
+    bench.fetch()
+    assert bench.state.studies.get(bench.key).received == 4
+    assert bench.intake.poll(bench.settings.pacs[0]).late == 0
+
+
+def test_what_was_never_received_is_not_late(bench: Bench) -> None:
+    bench.peer.withheld = {ref(2).SOPInstanceUID}
+    bench.pull()
+    assert bench.state.studies.get(bench.key).state is State.FAILED
+    pulled = bench.intake.poll(bench.settings.pacs[0])
+    assert (pulled.late, pulled.reopened) == (0, 0), "the fetch itself asks again"
+
+
+def test_a_pacs_that_gives_no_counts_is_listed_once_a_day(bench: Bench) -> None:
+    bench.peer.studies = [replace(MATCH, instances=None)]
+    bench.pull()
+    make_ready(bench)
+    assert bench.intake.poll(bench.settings.pacs[0]).late == 0
+    bench.peer.instances.append(ref(9))
+    assert bench.intake.poll(bench.settings.pacs[0]).late == 0
+    bench.clock.now += timedelta(hours=25)
+    assert bench.intake.poll(bench.settings.pacs[0]).reopened == 1
+
+
+def test_a_withdrawn_patient_is_neither_taken_nor_received(bench: Bench) -> None:
+    bench.intake.poll(bench.settings.pacs[0])
+    bench.identities.forget_patient([bench.key])
+    pulled = bench.intake.poll(bench.settings.pacs[0])
+    assert (pulled.matched, pulled.added, pulled.refused) == (1, 0, 1)
+    pulled = bench.intake.poll(bench.settings.pacs[0], ["st000000000000"])
+    assert pulled.refused == 0, "only what was asked for is counted"
+    with pytest.raises(NotAllowed, match="withdrawn"):
+        bench.spool.expect(bench.key, frozenset(), study_uid=MATCH.StudyInstanceUID)
 
 
 def test_missing_instances_are_asked_for_again_then_quarantined(bench: Bench) -> None:
