@@ -18,6 +18,9 @@ from dataclasses import dataclass
 from functools import cache, lru_cache
 from pathlib import Path
 
+import numpy as np
+from numpy.typing import NDArray
+
 from dicom_bridge.deid.identifiers import Identifiers
 from dicom_bridge.deid.values import SERIES_WORDS, TERMS, VENDORS, fold
 
@@ -26,6 +29,12 @@ DEEPEST = 3
 BINARY_TOKEN = 5
 TEXT_TOKEN = 3
 WHOLE_WORD = 5
+ASCII_CHARACTER, OTHER_CHARACTER = 2, 3
+_KINDS = np.zeros(256, dtype=np.uint8)  # 0 the byte 0, 1 control, then characters
+_KINDS[1:32] = 1
+_KINDS[32:127] = ASCII_CHARACTER
+_KINDS[127] = 1
+_KINDS[128:] = OTHER_CHARACTER
 _BASE64 = re.compile(rb"(?:[A-Za-z0-9+/_-]{4}\s{0,2}){6,}[A-Za-z0-9+/_-]{0,3}={0,2}")
 _DECIMALS = re.compile(rb"[0-9]\.")
 _MONTHS = ("jan", "feb", "mar", "apr", "may", "jun", "jul", "aug", "sep", "oct", "nov", "dec")
@@ -115,7 +124,11 @@ def _tokens(identifiers: Identifiers) -> tuple[_Token, ...]:
         for day in identifiers.dates
         for spelling in date_spellings(day)
     ]
-    others = [_Token("other", fold(o), whole=False) for o in identifiers.others if len(o) > 3]
+    others = [
+        _Token("other", fold(place), whole=False)
+        for place in identifiers.others
+        if len(place) > 3 and fold(place) not in VENDORS
+    ]
     return (*names, *ids, *dates, *others)
 
 
@@ -191,14 +204,37 @@ def _unbase64(text: bytes) -> bytes | None:
 
 
 def search_voxels(data: bytes, identifiers: Identifiers) -> bool:
-    """Whether a long name or number stands in raw voxels, as ASCII or UTF-16."""
+    """Whether a long name or number stands in raw voxels, as ASCII or UTF-16.
+
+    Only where there is a run of characters that is long enough for one is it searched at all.
+    """
     tokens = [t for t in _tokens(identifiers) if t.kind != "date" and len(t.text) > BINARY_TOKEN]
-    lowered = data.lower() if tokens else b""
+    if not tokens:
+        return False
+    narrow, wide = _character_runs(data)
+    if not (narrow or wide or any(not token.text.isascii() for token in tokens)):
+        return False
+    lowered = data.lower()
     return any(
         _find(lowered, needle, token, wide=name == "utf-16") >= 0
         for token in tokens
         for name, needle in _needles(token.text)
+        if (wide if name == "utf-16" else narrow) or not token.text.isascii()
     )
+
+
+def _character_runs(data: bytes) -> tuple[bool, bool]:
+    """Whether more characters than ``BINARY_TOKEN`` follow each other: as bytes, and as UTF-16."""
+    kinds = _KINDS[np.frombuffer(data, dtype=np.uint8)]
+    pairs = (kinds[:-1] == ASCII_CHARACTER) & (kinds[1:] == 0)
+    return _has_run(kinds >= ASCII_CHARACTER, 1), _has_run(pairs, 2)
+
+
+def _has_run(marks: NDArray[np.bool_], step: int) -> bool:
+    """Whether six marks in a row stand at this distance from each other."""
+    two = marks[:-step] & marks[step:]
+    four = two[: -2 * step] & two[2 * step :]
+    return bool((four[: -2 * step] & two[4 * step :]).any())
 
 
 def _in_view(data: bytes, tokens: tuple[_Token, ...]) -> Iterator[tuple[str, str, int]]:
@@ -263,13 +299,18 @@ _HEAD = 256 * 1024
 
 def _in_strings(data: bytes, tokens: tuple[_Token, ...]) -> Iterator[tuple[str, int]]:
     """Short tokens as whole words among printable runs at the start, where headers lie."""
-    for match in _STRINGS.finditer(data[:_HEAD]):
-        run = match.group()
-        if len(run.translate(None, _PRINTABLE)) > 0.2 * len(run):
-            continue
-        for decoded in {run.decode("latin-1"), run.decode("utf-8", "replace")}:
-            for kind, offset in _in_text(fold(decoded), tokens, whole=True):
-                yield kind, match.start() + offset
+    runs = [
+        (match.start(), fold(decoded))
+        for match in _STRINGS.finditer(data[:_HEAD])
+        if len((run := match.group()).translate(None, _PRINTABLE)) <= 0.2 * len(run)
+        for decoded in {run.decode("latin-1"), run.decode("utf-8", "replace")}
+    ]
+    together = "\n".join(text for _, text in runs)
+    if not any(True for _ in _in_text(together, tokens, whole=True)):
+        return
+    for start, text in runs:
+        for kind, offset in _in_text(text, tokens, whole=True):
+            yield kind, start + offset
 
 
 def _in_text(text: str, tokens: tuple[_Token, ...], *, whole: bool) -> Iterator[tuple[str, int]]:
