@@ -113,15 +113,15 @@ def reported_lesions(request: ReportRequest) -> set[str]:
 
 
 def _groups(request: ReportRequest) -> list[Group]:
-    if not request.findings or request.seg is None:
+    if not request.findings:
         return [_nothing(request)]
     groups: list[Group] = []
     listed = reported_lesions(request)
     for finding in request.findings:
-        groups.append(_whole(request, finding, request.seg))
+        groups.append(_whole(request, finding))
         for lesion, segment in zip(finding.lesions, finding.segments, strict=True):
             if lesion.tracking_uid in listed:
-                groups.append(_one(request, finding.spec, lesion, (segment, request.seg)))
+                groups.append(_one(request, finding.spec, lesion, segment))
     return groups
 
 
@@ -171,49 +171,54 @@ def _common(request: ReportRequest, spec: SegmentSpec, *, whole: bool) -> dict[s
     }
 
 
-def _whole(request: ReportRequest, finding: Finding, seg: SegReference) -> Group:
-    """Count and total volume of a label; a ROI group where one segment holds it all."""
+def _whole(request: ReportRequest, finding: Finding) -> Group:
+    """Count and total volume of a label; its segment is named where one holds it all."""
+    measurements = [_volume(finding.volume_ml), _count(len(finding.lesions))]
+    numbers = set(finding.segments)
+    return _group(
+        request,
+        (finding.tracking_id, finding.tracking_uid),
+        numbers.pop() if len(numbers) == 1 else None,
+        measurements=measurements,
+        **_common(request, finding.spec, whole=True),
+    )
+
+
+def _one(request: ReportRequest, spec: SegmentSpec, lesion: Lesion, segment: int) -> Group:
+    """One lesion: its volume, its centre, and the segment that holds it."""
+    group = _group(
+        request,
+        (lesion.tracking_id, lesion.tracking_uid),
+        segment,
+        measurements=[_volume(lesion.volume_ml)],
+        **_common(request, spec, whole=False),
+    )
+    group[0].ContentSequence.append(_centre(request, lesion))
+    return group
+
+
+def _group(
+    request: ReportRequest,
+    tracking: tuple[str, str],
+    segment: int | None,
+    **content: Any,  # noqa: ANN401 - what both kinds of group take alike
+) -> Group:
+    """A group by TID 1411 where a segment stands for the region, else by TID 1501."""
     from highdicom.sr import (
         MeasurementsAndQualitativeEvaluations,
         TrackingIdentifier,
         VolumetricROIMeasurementsAndQualitativeEvaluations,
     )
 
-    tracking = TrackingIdentifier(uid=finding.tracking_uid, identifier=finding.tracking_id)
-    measurements = [_volume(finding.volume_ml), _count(len(finding.lesions))]
-    common = _common(request, finding.spec, whole=True)
-    if len(set(finding.segments)) == 1:
-        return VolumetricROIMeasurementsAndQualitativeEvaluations(
-            tracking_identifier=tracking,
-            referenced_segment=_segment(request, seg, finding.segments[0]),
-            measurements=measurements,
-            **common,
-        )
-    return MeasurementsAndQualitativeEvaluations(
-        tracking_identifier=tracking, measurements=measurements, **common
+    identifier, uid = tracking
+    tracked = TrackingIdentifier(uid=uid, identifier=identifier)
+    if request.seg is None or segment is None:
+        return MeasurementsAndQualitativeEvaluations(tracking_identifier=tracked, **content)
+    return VolumetricROIMeasurementsAndQualitativeEvaluations(
+        tracking_identifier=tracked,
+        referenced_segment=_segment(request, request.seg, segment),
+        **content,
     )
-
-
-def _one(
-    request: ReportRequest, spec: SegmentSpec, lesion: Lesion, place: tuple[int, SegReference]
-) -> Group:
-    """One lesion: its volume, its centre, and the segment that holds it."""
-    from highdicom.sr import (
-        TrackingIdentifier,
-        VolumetricROIMeasurementsAndQualitativeEvaluations,
-    )
-
-    segment, seg = place
-    group = VolumetricROIMeasurementsAndQualitativeEvaluations(
-        tracking_identifier=TrackingIdentifier(
-            uid=lesion.tracking_uid, identifier=lesion.tracking_id
-        ),
-        referenced_segment=_segment(request, seg, segment),
-        measurements=[_volume(lesion.volume_ml)],
-        **_common(request, spec, whole=False),
-    )
-    group[0].ContentSequence.append(_centre(request, lesion))
-    return group
 
 
 def _nothing(request: ReportRequest) -> Group:

@@ -71,7 +71,7 @@ class ReportRequest:
 
     Attributes:
         source: the segmented series' original headers.
-        seg: the SEG; None where nothing was found (then `findings` is empty).
+        seg: the SEG; None where nothing was found or no SEG is kept.
         findings: `SegWritten.findings`; empty: the report says that nothing was found.
         algorithm: what made the result.
         out: file to write.

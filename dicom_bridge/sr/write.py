@@ -84,8 +84,8 @@ def _check_request(request: ReportRequest) -> None:
             raise ReportRefused(f"the new {name} {wrong}")
     if request.seg is not None and request.seg.series_instance_uid == request.series_instance_uid:
         raise ReportRefused("a report needs a series of its own, not the segmentation's")
-    if (request.seg is None) != (not request.findings):
-        raise ReportRefused("findings and the segmentation that holds them go together")
+    if request.seg is not None and not request.findings:
+        raise ReportRefused("a report without findings has no segmentation")
     if not request.disclaimer.strip():
         raise ReportRefused("a report needs the wording that it is not for diagnosis")
     if request.most_lesions < 0:
@@ -173,7 +173,8 @@ def _prove(request: ReportRequest, path: Path) -> None:
         for lesion, segment in zip(finding.lesions, finding.segments, strict=True):
             if lesion.tracking_uid in listed:
                 one = by_uid.get(lesion.tracking_uid)
-                whole &= one is not None and one.segment == segment
+                named = segment if request.seg is not None else 0
+                whole &= one is not None and one.segment == named
                 whole &= one is not None and _close(one.volume_ml, lesion.volume_ml)
     if not whole or set(content.notes) != set(notes(request)):
         raise ReportRefused("the report does not read back to what was found: it is not kept")

@@ -181,3 +181,19 @@ def test_every_kind_of_seg_of_highdicom_is_read_or_refused_in_words() -> None:
             refused.append(str(error))
     assert read >= 5
     assert refused.count("the object is no DICOM segmentation (SEG)") == 2  # the CT, the SR
+
+
+def test_every_other_real_seg_and_report_is_read() -> None:
+    root = shared_dir("data", "seg")
+    for path in (
+        root / "dcmqi" / "sparse-labelmap-noppv.dcm",
+        root / "dcmqi" / "sparse-labelmap-ppv5.dcm",
+        root / "dcmqi_sr_example" / "seg.dcm",
+        root / "slicer_qin_headneck" / "tumor_User1_Manual_Trial1.dcm",
+    ):
+        content = read_seg_alone(path)
+        assert all(segment.mask.any() for segment in content.segments), path.name
+        assert all(segment.label for segment in content.segments), path.name
+    report = read_report(root / "dcmqi_sr_example" / "sr.dcm")
+    assert [group.tracking_id for group in report.groups][0] == "primary tumor"
+    assert all(group.segment and group.seg_uid for group in report.groups)

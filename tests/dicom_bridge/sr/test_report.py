@@ -179,6 +179,17 @@ def test_same_request_same_bytes_and_marked_as_ours(work: Made, tmp_path: Path) 
 
 
 @pytest.mark.integration
+def test_without_a_segmentation_nothing_refers_to_one(work: Made, tmp_path: Path) -> None:
+    report = write_report(replace(asked(work, tmp_path / "r.dcm"), seg=None))
+    assert object_errors(report.path, "Comprehensive3DSR") == []
+    assert consistency_errors([*work.files, report.path]) == []
+    groups = read_report(report.path).groups
+    (finding,) = work.seg.findings
+    assert [group.segment for group in groups] == [0] * (1 + len(finding.lesions))
+    assert groups[0].volume_ml == pytest.approx(finding.volume_ml, abs=1e-5)
+
+
+@pytest.mark.integration
 def test_nothing_found_is_said(work: Made, tmp_path: Path) -> None:
     report = write_report(nothing(work.source, tmp_path / "n.dcm"))
     assert (report.lesions, report.volume_ml) == (0, 0)
@@ -230,8 +241,7 @@ def test_wrong_requests_are_refused_in_words(work: Made, tmp_path: Path) -> None
         (replace(good, sop_instance_uid="no"), "not a valid UID"),
         (replace(good, series_instance_uid=phantom.SERIES_UID), "series of its own"),
         (replace(good, series_instance_uid=work.seg.series_instance_uid), "segmentation's"),
-        (replace(good, seg=None), "go together"),
-        (replace(good, findings=()), "go together"),
+        (replace(good, findings=()), "without findings"),
         (replace(good, disclaimer=" "), "not for diagnosis"),
         (replace(good, algorithm=Algorithm("", "1")), "1 to 64"),
         (replace(good, quality=KnownQuality(1.2, 3)), "from 0 to 1"),
