@@ -47,12 +47,14 @@ class OwnMarks:
         algorithms: their SegmentAlgorithmNames (plan names).
         labels: their SegmentLabels to (coding scheme, code value) of the property type, for viewers
             that drop the codes.
+        series_uids: SeriesInstanceUIDs of their SEGs: a viewer may store a corrected copy there.
     """
 
     sop_uids: frozenset[str] = field(default=frozenset(), repr=False)
     tracking_uids: frozenset[str] = field(default=frozenset(), repr=False)
     algorithms: frozenset[str] = frozenset()
     labels: Mapping[str, tuple[str, str]] = field(default_factory=_no_labels)
+    series_uids: frozenset[str] = field(default=frozenset(), repr=False)
 
 
 @dataclass(frozen=True, slots=True)
@@ -119,14 +121,16 @@ def edited_from_ours(dataset: Dataset, own: OwnMarks | None = None) -> str:
         own: the node's results, where known; without them only a tracking id of ours tells.
 
     Returns:
-        "predecessor", "tracking" or "algorithm"; "" where nothing shows it, or where it is a
-        result of ours itself.
+        "predecessor", "series", "tracking" or "algorithm"; "" where nothing shows it, or where it
+        is a result of ours itself.
     """
     own = own or OwnMarks()
     if is_own_result(dataset, own):
         return ""
     if set(_predecessors(dataset)) & own.sop_uids:
         return "predecessor"
+    if str(attribute(dataset, "SeriesInstanceUID") or "") in own.series_uids:
+        return "series"
     for item in _segments(dataset):
         tracked = str(attribute(item, "TrackingID") or "").startswith(TRACKED_BY)
         if tracked or str(attribute(item, "TrackingUID") or "") in own.tracking_uids:

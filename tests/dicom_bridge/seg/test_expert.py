@@ -133,6 +133,16 @@ def test_a_corrected_copy_is_a_raters_label(
     assert codes_of(seg, policy) == {1: CODE}
 
 
+def test_a_copy_in_the_series_of_our_result_is_told_by_it(result: Path) -> None:
+    seg = pydicom.dcmread(result)
+    ohif_same_series(seg)
+    del seg.PredecessorDocumentsSequence
+    assert edited_from_ours(seg, MARKS) == ""
+    there = replace(MARKS, series_uids=frozenset({SEG_SERIES}))
+    assert edited_from_ours(seg, there) == "series"
+    assert judge_header(seg, replace(POLICY, own=there))[0] is True
+
+
 @pytest.mark.parametrize("policy", [POLICY, KNOWING])
 def test_ours_never_is_and_does_not_count_as_edited(result: Path, policy: ExpertPolicy) -> None:
     seg = pydicom.dcmread(result)
