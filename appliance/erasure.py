@@ -185,7 +185,11 @@ class Erasure:
 
     def _erase_files(self, study: StudyRow) -> None:
         """Remove every file of a study, of all versions, in every project of the home."""
-        remove_tree(self._parts.home.study(study.study_key))
+        try:
+            remove_tree(self._parts.home.study(study.study_key))
+        except OSError:
+            # A stage or a receiver still writes there; who ends it, or the next start, removes it.
+            _log.info("study_folder_in_use", study=study.study_key)
         cases = [version.case for version in study.versions()]
         for case in cases:
             self._parts.preparer.remove_case(case)

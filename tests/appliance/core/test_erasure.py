@@ -428,6 +428,30 @@ def test_a_stage_that_ends_after_the_erasure_leaves_nothing(tmp_path: Path) -> N
         assert not life.identities.refused_study(OTHER.StudyInstanceUID)
 
 
+def test_a_folder_that_a_stage_still_fills_goes_when_the_stage_ends(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with living(tmp_path) as life:
+        everything(life)
+        words = hers(life)
+
+        def busy(_folder: Path) -> None:
+            raise OSError(39, "Directory not empty")
+
+        with monkeypatch.context() as patch:
+            patch.setattr("appliance.erasure.remove_tree", busy)
+            life.erasure.withdraw_patient(life.of(HER).study_key, reason="x")
+        assert found(life, words)
+        Runner(
+            life.state,
+            life.home,
+            default_settings("a", "p"),
+            cast("WorkerPool", None),
+            StageTable(run={}),
+        ).recover()
+        assert_gone(life, words)
+
+
 def test_json_is_pruned_by_case() -> None:
     document = {"case": "x", "list": ["a", "b"], "masks": {"a": 1}, "path": "/masks/a.npz"}
     assert pruned(document, frozenset({"a"})) == {
