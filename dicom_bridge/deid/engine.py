@@ -383,7 +383,7 @@ class Engine:
         out_syntax = codec.EXPLICIT_LE if native else syntax
         meta = marks.file_meta(proof.sop_class, proof.sop_instance, out_syntax)
         identifiers = Identifiers(
-            frozenset(walker.names),
+            frozenset(walker.names - walker.standard),
             frozenset(walker.numbers),
             reader.dates(),
             frozenset(walker.places),

@@ -9,7 +9,7 @@ from dataclasses import dataclass, field
 from pydicom.dataset import Dataset
 from pydicom.multival import MultiValue
 
-from dicom_bridge.deid.values import fold
+from dicom_bridge.deid.values import VENDORS, fold
 
 SHORTEST_NAME = 3
 SHORTEST_NUMBER = 4
@@ -107,9 +107,12 @@ def number_token(text: str) -> str:
 
 
 def phrases(texts: Iterable[str]) -> set[str]:
-    """Names of places that are long enough to look for as a whole, folded."""
+    """Names of places that are long enough to look for as a whole, folded.
+
+    A manufacturer's name is none: where it stands for the hospital it also stands for the device.
+    """
     stripped = (text.strip(" \0") for text in texts)
-    return {fold(text) for text in stripped if len(text) >= SHORTEST_PHRASE}
+    return {fold(t) for t in stripped if len(t) >= SHORTEST_PHRASE and fold(t) not in VENDORS}
 
 
 def _texts(value: object) -> list[str]:

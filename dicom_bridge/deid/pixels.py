@@ -16,6 +16,7 @@ SECONDARY_CAPTURE = frozenset(
 ULTRASOUND = frozenset(
     f"1.2.840.10008.5.1.4.1.1.{suffix}" for suffix in ("3", "3.1", "6", "6.1", "6.2")
 )
+REPORTS = "1.2.840.10008.5.1.4.1.1.88."  # structured reports: no pixels
 NO_TEXT = frozenset({"1.2.840.10008.5.1.4.1.1.66.4", "1.2.840.10008.5.1.4.1.1.66.7"})
 ENCODINGS = {
     "1.2.840.10008.1.2.4.50": "jpeg",
@@ -118,6 +119,8 @@ def burned_in_reason(
         trust_annotation_no: captures and ultrasound may pass where BurnedInAnnotation is NO.
         trust_text_detection: they may pass where the header says nothing.
     """
+    if facts.sop_class.startswith(REPORTS):
+        return None
     if facts.burned_in == "YES":
         return "burned-in annotation: the header says that text is in the pixels"
     trusted = (trust_annotation_no and facts.burned_in == "NO") or trust_text_detection

@@ -9,6 +9,8 @@ from typing import Any
 
 from pydicom._uid_dict import UID_dictionary
 
+from dicom_bridge.deid.rules import sop_classes
+
 REPORT_FORMAT = 2
 
 
@@ -184,4 +186,7 @@ def kind_of(sop_class: str) -> str:
         ('MR Image', 'private SOP class')
     """
     known = UID_dictionary.get(sop_class)
-    return known[0].removesuffix(" Storage") if known else "private SOP class"
+    if known:
+        return known[0].removesuffix(" Storage")
+    iod = sop_classes().get(sop_class)  # newer than the dictionary
+    return iod.replace("-", " ").capitalize() if iod else "private SOP class"

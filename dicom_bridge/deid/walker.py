@@ -134,6 +134,7 @@ class Walker:
         self.names: set[str] = set()
         self.numbers: set[str] = set()
         self.places: set[str] = set()
+        self.standard: set[str] = set()  # words of the standard's own meanings that were written
         self.stored: bytes | memoryview | None = None
         self._body = body
         self._memory = memory
@@ -277,6 +278,8 @@ class Walker:
         else:
             scheme = self._sibling(siblings, CODE_SCHEME)
             verdict = values.code_meaning(scheme, self._sibling(siblings, CODE_VALUE), raw)
+            if verdict.value is not None and not verdict.text:
+                self.standard |= _split(values.fold(verdict.value.decode("ascii")))
         if verdict.value is None:
             return _fallback(element.tag, element.vr, rule)
         return Outcome(encode(element.tag, element.vr, verdict.value), verdict.text, rule.label)

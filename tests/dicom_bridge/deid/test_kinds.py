@@ -20,6 +20,7 @@ from pydicom.uid import (
 )
 
 from dicom_bridge.deid import Option, Profile, deidentify_bytes, deidentify_dataset, deidentify_file
+from dicom_bridge.deid.tree import leaks
 from dicom_bridge.errors import DataRefused
 from tests.dicom_bridge.deid.objects import (
     BASIC,
@@ -88,6 +89,25 @@ def test_cleaned_content_keeps_numbers_codes_and_references() -> None:
     measured = nested.ContentSequence[0].MeasuredValueSequence[0]
     assert measured.NumericValue == 12.5
     assert SURNAME not in str(after)
+
+
+def test_a_report_is_no_picture_of_one() -> None:
+    ds = report()
+    ds.ImageType = ["DERIVED", "SECONDARY", "REPORT"]
+    assert through(file_bytes(ds)).Modality == "SR"
+
+
+def test_words_of_the_standard_do_not_hold_back_a_patient_of_that_name() -> None:
+    ds = report()
+    ds.PatientName, ds.InstitutionName = "White^Brain", "SIEMENS"
+    ds.ConceptNameCodeSequence = [code("389080008", "SCT", "White matter")]
+    ds.SeriesDescription = "t1 Whitehead white matter of White"
+    cleaned = Profile.basic({Option.CLEAN_STRUCTURED_CONTENT, Option.CLEAN_DESCRIPTORS})
+    encoded = deidentify_bytes(file_bytes(ds), cleaned, pseudonymizer())
+    assert not leaks(encoded)
+    after = dcmread(io.BytesIO(b"".join(encoded.parts)))
+    assert "hite matter" in after.ConceptNameCodeSequence[0].CodeMeaning
+    assert "white" not in str(after.get("SeriesDescription")).lower()
 
 
 @pytest.mark.parametrize("suffix", IMAGES)
