@@ -139,6 +139,12 @@ def associate(
             association.release()
         elif association.is_established:
             association.abort()
+        else:
+            # After an abort pynetdicom waits for the peer to close, and then leaves its own end.
+            association.join(link.timeouts.cancel_grace_s)
+            transport = association.dul.socket
+            if transport is not None:
+                transport.close()
 
 
 def _refusal(association: Association, link: Link) -> PeerError:

@@ -7,15 +7,13 @@ receiver passes what comes later to :func:`report_of`.
 
 from __future__ import annotations
 
+import threading
 import time
 from collections.abc import Mapping
 
 from pydicom.dataset import Dataset
-from pydicom.uid import UID
-from pynetdicom import build_context, build_role
+from pynetdicom import build_context, build_role, evt
 from pynetdicom.association import Association
-from pynetdicom.dimse_primitives import N_EVENT_REPORT
-from pynetdicom.dsutils import decode
 
 from dicom_bridge.errors import DataRefused, PeerFailure, SettingsRefused
 from dicom_bridge.net.association import Extras, Link, associate, lost
@@ -33,6 +31,7 @@ MOST_INSTANCES = 10_000
 """More instances than this in one request or report are refused: memory stays bounded."""
 
 PROCESSING_FAILURE = 0x0110
+NO_SUCH_EVENT = 0x0113
 _LOOK_EVERY_S = 0.2
 
 
@@ -125,8 +124,12 @@ def request_commitment(
         PeerFailure: the PACS refused the request.
     """
     information = request_of(request)
-    role = build_role(STORAGE_COMMITMENT, scu_role=True, scp_role=False)
-    with associate(link, [build_context(STORAGE_COMMITMENT)], Extras(roles=(role,))) as association:
+    reports = _Reports(request.transaction_uid)
+    extras = Extras(
+        roles=(build_role(STORAGE_COMMITMENT, scu_role=True, scp_role=False),),
+        handlers=((evt.EVT_N_EVENT_REPORT, reports.on_report),),
+    )
+    with associate(link, [build_context(STORAGE_COMMITMENT)], extras) as association:
         status, _ = association.send_n_action(
             information, REQUEST_ACTION, STORAGE_COMMITMENT, STORAGE_COMMITMENT_INSTANCE
         )
@@ -135,59 +138,38 @@ def request_commitment(
         code = int(status.Status)
         if code not in (0x0000, 0x0001) and not 0xB000 <= code <= 0xBFFF:
             raise PeerFailure(f"{link.remote}: {describe_status('N-ACTION', code)}", status=code)
-        return _await_report(association, request.transaction_uid, wait_s)
+        return reports.wait(association, wait_s)
 
 
-def _await_report(
-    association: Association, transaction_uid: str, wait_s: float
-) -> CommitmentReport | None:
-    """The report to this transaction if it comes in time; other reports are refused."""
-    deadline = time.monotonic() + wait_s
-    while association.is_established and (left := deadline - time.monotonic()) > 0:
-        association.dimse_timeout = min(left, _LOOK_EVERY_S)
-        context_id, message = association.dimse.get_msg(block=True)
-        if message is None or context_id is None:
-            continue
-        if not isinstance(message, N_EVENT_REPORT):
-            return None
-        report = _read(association, message, context_id)
-        taken = report is not None and report.transaction_uid == transaction_uid
-        _answer(association, message, context_id, 0x0000 if taken else PROCESSING_FAILURE)
-        if taken:
-            return report
-    return None
+class _Reports:
+    """Takes the report to one transaction on the association of the request.
 
+    pynetdicom answers an N-EVENT-REPORT in a thread of its own, also before the N-ACTION response.
+    """
 
-def _read(
-    association: Association, message: N_EVENT_REPORT, context_id: int
-) -> CommitmentReport | None:
-    if message.EventTypeID not in EVENTS or message.EventInformation is None:
-        return None
-    syntax = next(
-        (
-            UID(context.transfer_syntax[0])
-            for context in association.accepted_contexts
-            if context.context_id == context_id
-        ),
-        None,
-    )
-    if syntax is None:
-        return None
-    try:
-        content = message.EventInformation
-        return report_of(decode(content, syntax.is_implicit_VR, syntax.is_little_endian))
-    except Exception:  # edge: hostile bytes; pydicom raises whatever it stumbles over
-        return None
+    def __init__(self, transaction_uid: str) -> None:
+        self._transaction = transaction_uid
+        self._came = threading.Event()
+        self._report: CommitmentReport | None = None
 
+    def on_report(self, event: evt.Event) -> tuple[int, None]:
+        """Read a report; one that is none, or answers another request, is refused."""
+        try:
+            if event.request.EventTypeID not in EVENTS:
+                return NO_SUCH_EVENT, None
+            report = report_of(event.event_information)
+        except Exception:  # edge: hostile bytes; pydicom raises whatever it stumbles over
+            return PROCESSING_FAILURE, None
+        if report.transaction_uid != self._transaction:
+            return PROCESSING_FAILURE, None
+        self._report = report
+        self._came.set()
+        return 0x0000, None
 
-def _answer(
-    association: Association, message: N_EVENT_REPORT, context_id: int, status: int
-) -> None:
-    """The response to an N-EVENT-REPORT (PS3.7 10.1.1)."""
-    response = N_EVENT_REPORT()
-    response.MessageIDBeingRespondedTo = message.MessageID
-    response.AffectedSOPClassUID = message.AffectedSOPClassUID
-    response.AffectedSOPInstanceUID = message.AffectedSOPInstanceUID
-    response.EventTypeID = message.EventTypeID
-    response.Status = status
-    association.dimse.send_msg(response, context_id)
+    def wait(self, association: Association, seconds: float) -> CommitmentReport | None:
+        """The report if it comes in time and before the PACS ends the association."""
+        deadline = time.monotonic() + seconds
+        while association.is_established and (left := deadline - time.monotonic()) > 0:
+            if self._came.wait(min(left, _LOOK_EVERY_S)):
+                break
+        return self._report

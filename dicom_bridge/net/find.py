@@ -9,6 +9,7 @@ by modality and number, instances by number.
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import fnmatch
 from collections.abc import Callable, Iterator, Sequence
@@ -174,6 +175,8 @@ def _all_studies(
     spans = spans_of(criteria.study_date_from, criteria.study_date_to, rules.today())
     if len(spans) == 1:
         return _resolve(asker, query, spans[0], answers)
+    if not answers.cut:
+        spans = [half for span in spans for half in split(span, _days(answers.items)) or (span,)]
     return _by_parts(asker, query, spans, answers)
 
 
@@ -181,7 +184,9 @@ def _resolve(asker: _Asker, query: Dataset, span: Span, answers: _Answers) -> li
     """All answers for one span of study dates and times, of which ``answers`` are known."""
     if not answers.doubtful:
         return answers.items
-    return _by_parts(asker, query, split(span) or (), answers)
+    # Where the number of answers only looks like a limit, dividing them shows whether it is one.
+    days = () if answers.cut else _days(answers.items)
+    return _by_parts(asker, query, split(span, days) or (), answers)
 
 
 def _by_parts(
@@ -204,6 +209,16 @@ def _by_parts(
     if not whole.cut and _uids(items) == _uids(whole.items):
         asker.trusted.add(len(whole.items))
     return items
+
+
+def _days(items: list[Dataset]) -> list[date]:
+    """The study dates that are told, as far as they are dates."""
+    days = []
+    for item in items:
+        value = text(item, "StudyDate").replace(".", "")
+        with contextlib.suppress(ValueError):
+            days.append(date(int(value[:4]), int(value[4:6]), int(value[6:8])))
+    return days
 
 
 def _uids(items: list[Dataset], keyword: str = "StudyInstanceUID") -> set[str]:

@@ -59,7 +59,6 @@ from dicom_bridge.net.stack import STUDY_ROOT_GET
 
 _STORAGE_CONTEXTS = 127
 _COMMAND_LIMIT = 1 << 16
-_ABORT_EVENT = "Evt19"  # PS3.8 9.2.2: invalid PDU; sends A-ABORT from every state
 _NATIVE = (ExplicitVRLittleEndian, ImplicitVRLittleEndian)
 _COMPRESSED = (
     JPEG2000Lossless,
@@ -203,7 +202,8 @@ class _GetDimse(RequestorDimse):
             if self.message is not None and self.message.data_set is not None:
                 self.message.data_set.close()
             _log.warning("message_too_large", reason=str(error))
-            self.dul.event_queue.put(_ABORT_EVENT)
+            # "No answer" to the request that waits: it aborts the association.
+            self.msg_queue.put((None, None))
 
 
 class _Arrivals:

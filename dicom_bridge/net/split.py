@@ -5,6 +5,7 @@ Pure: spans of StudyDate and StudyTime (PS3.4 C.2.2.2.5) and their halves.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from datetime import date, timedelta
 
@@ -56,16 +57,23 @@ def spans_of(first: date | None, last: date | None, today: date) -> list[Span]:
     """
     end = last or max(today, first or today) + timedelta(days=1)
     spans = []
-    if first is None and end > EARLIEST:
-        spans.append(Span(None, EARLIEST - timedelta(days=1)))
-    spans.append(Span(first or min(EARLIEST, end), end))
+    if first is None and end < EARLIEST:
+        spans.append(Span(None, end))
+    else:
+        if first is None:
+            spans.append(Span(None, EARLIEST - timedelta(days=1)))
+        spans.append(Span(first or EARLIEST, end))
     if last is None:
         spans.append(Span(end + timedelta(days=1), None))
     return spans
 
 
-def split(span: Span) -> tuple[Span, Span] | None:
+def split(span: Span, days: Sequence[date] = ()) -> tuple[Span, Span] | None:
     """The two halves of a span, by days, then by minutes; None where it has none.
+
+    Args:
+        span: what to split.
+        days: days of known studies: where given, their median divides the days.
 
     Example:
         >>> [half.dates for half in split(Span(date(2024, 1, 1), date(2024, 1, 3)))]
@@ -73,9 +81,12 @@ def split(span: Span) -> tuple[Span, Span] | None:
     """
     if span.first is None or span.last is None:
         return None
-    days = (span.last - span.first).days
-    if days > 0:
-        middle = span.first + timedelta(days=days // 2)
+    length = (span.last - span.first).days
+    if length > 0:
+        middle = span.first + timedelta(days=length // 2)
+        inside = sorted(day for day in days if span.first <= day <= span.last)
+        if inside:
+            middle = min(inside[len(inside) // 2], span.last - timedelta(days=1))
         return Span(span.first, middle), Span(middle + timedelta(days=1), span.last)
     if span.minute >= span.last_minute:
         return None
