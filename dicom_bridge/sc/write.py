@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import io
-from collections.abc import Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from datetime import datetime
 from pathlib import Path
@@ -43,10 +43,10 @@ log = structlog.get_logger(__name__)
 
 @dataclass(frozen=True, slots=True, eq=False)
 class _Pictures:
-    """Pictures in slice order: (n, rows, columns, 3) sRGB and the K index of each."""
+    """The slices to draw, and what draws one: K index to (rows, columns, 3) sRGB."""
 
-    pixels: NDArray[np.uint8]
     slices: tuple[int, ...]
+    draw: Callable[[int], NDArray[np.uint8]]
 
 
 def write_captures(request: CaptureRequest) -> CaptureWritten:
@@ -71,17 +71,27 @@ def write_captures(request: CaptureRequest) -> CaptureWritten:
     pictures = _pictures(request, labels)
     when = time_of(request.written_at)
     request.out.mkdir(parents=True, exist_ok=True)
-    datasets = _single(request, pictures) if request.form == "single" else _multi(request, pictures)
-    paths = [_save(request, dataset, number, when) for number, dataset in enumerate(datasets)]
+    paths: list[Path] = []
+    uids: list[str] = []
+    number = 0
+    making = _single if request.form == "single" else _multi
+    for dataset in making(request, pictures):
+        paths.append(_save(request, dataset, len(paths), when))
+        uids.append(str(dataset.SOPInstanceUID))
+        number = int(dataset.SeriesNumber)
     log.info("captures written", pictures=len(pictures.slices), files=len(paths))
     return CaptureWritten(
         paths=tuple(paths),
         slices=pictures.slices,
-        sop_class_uid=str(datasets[0].SOPClassUID),
-        sop_instance_uids=tuple(str(dataset.SOPInstanceUID) for dataset in datasets),
+        sop_class_uid=_sop_class(request),
+        sop_instance_uids=tuple(uids),
         series_instance_uid=request.series_instance_uid,
-        series_number=int(datasets[0].SeriesNumber),
+        series_number=number,
     )
+
+
+def _sop_class(request: CaptureRequest) -> str:
+    return SECONDARY_CAPTURE if request.form == "single" else MULTI_FRAME_TRUE_COLOUR
 
 
 def _check_request(request: CaptureRequest) -> None:
@@ -120,53 +130,51 @@ def _pictures(request: CaptureRequest, labels: NDArray[np.uint8]) -> _Pictures:
     window = request.window or default_window(request.pixels)
     colours = {spec.number: spec.colour for spec in request.segments}
     count = labels.shape[2]
-    chosen = [k for k in range(count) if request.all_slices or np.any(labels[:, :, k])]
-    made = [
-        picture(
+    chosen = (k for k in range(count) if request.all_slices or np.any(labels[:, :, k]))
+
+    def _draw(k: int) -> NDArray[np.uint8]:
+        return picture(
             windowed(request.pixels[:, :, k], window),
             labels[:, :, k],
             colours,
             (request.banner, (*request.caption, f"Slice {k + 1} of {count}")),
         )
-        for k in chosen
-    ]
-    return _Pictures(np.stack(made), tuple(chosen))
+
+    return _Pictures(tuple(chosen), _draw)
 
 
-def _single(request: CaptureRequest, pictures: _Pictures) -> list[Dataset]:
-    """One object per picture."""
-    found = []
+def _single(request: CaptureRequest, pictures: _Pictures) -> Iterator[Dataset]:
+    """One object per picture; only one is in memory at a time."""
     for number, k in enumerate(pictures.slices):
-        dataset = _image(request, pictures.pixels[number], SECONDARY_CAPTURE, (k,))
+        pixels = pictures.draw(k)
+        dataset = _image(request, pixels, (k,))
         dataset.SOPInstanceUID = derived_uid(request.series_instance_uid, f"capture {k}")
         dataset.InstanceNumber = number + 1
-        dataset.PixelData = pictures.pixels[number].tobytes()
-        found.append(dataset)
-    return found
+        dataset.PixelData = pixels.tobytes()
+        yield dataset
 
 
-def _multi(request: CaptureRequest, pictures: _Pictures) -> list[Dataset]:
+def _multi(request: CaptureRequest, pictures: _Pictures) -> Iterator[Dataset]:
     """All pictures in one object."""
-    if pictures.pixels.nbytes > MOST_BYTES:
+    first = pictures.draw(pictures.slices[0])
+    if first.nbytes * len(pictures.slices) > MOST_BYTES:
         raise CaptureRefused("too many pictures for one object: write one object per slice")
-    dataset = _image(request, pictures.pixels[0], MULTI_FRAME_TRUE_COLOUR, pictures.slices)
+    dataset = _image(request, first, pictures.slices)
     dataset.SOPInstanceUID = derived_uid(request.series_instance_uid, "captures")
     dataset.InstanceNumber = 1
     dataset.NumberOfFrames = len(pictures.slices)
     dataset.FrameIncrementPointer = PAGE_NUMBER_VECTOR
     dataset.PageNumberVector = [k + 1 for k in pictures.slices]
-    dataset.PixelData = pictures.pixels.tobytes()
-    return [dataset]
+    dataset.PixelData = b"".join(pictures.draw(k).tobytes() for k in pictures.slices)
+    yield dataset
 
 
-def _image(
-    request: CaptureRequest, pixels: NDArray[np.uint8], sop_class: str, slices: Sequence[int]
-) -> Dataset:
+def _image(request: CaptureRequest, pixels: NDArray[np.uint8], slices: Sequence[int]) -> Dataset:
     """What both forms share: series, SC equipment, general image, image pixel, SC image."""
     source, number = request.source, request.series_number
     version = request.software_version or software_version()
     dataset = Dataset()
-    dataset.SOPClassUID = sop_class
+    dataset.SOPClassUID = _sop_class(request)
     dataset.Modality = "OT"
     dataset.SeriesInstanceUID = request.series_instance_uid
     dataset.SeriesNumber = (

@@ -195,5 +195,5 @@ def test_every_other_real_seg_and_report_is_read() -> None:
         assert all(segment.mask.any() for segment in content.segments), path.name
         assert all(segment.label for segment in content.segments), path.name
     report = read_report(root / "dcmqi_sr_example" / "sr.dcm")
-    assert [group.tracking_id for group in report.groups][0] == "primary tumor"
+    assert report.groups[0].tracking_id == "primary tumor"
     assert all(group.segment and group.seg_uid for group in report.groups)
