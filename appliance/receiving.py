@@ -97,11 +97,10 @@ class JournalIntake:
             known = self._positions.get(number, Position(0, 0))
             reader = JournalReader(path, known.inode, known.offset)
             entries = reader.read()
-            now = Position(reader.inode, reader.offset)
-            if now == known:
+            if not entries:
                 continue
             self._record(entries)
-            moved[number] = now
+            moved[number] = Position(reader.inode, reader.offset)
         if moved:
             self._positions |= moved
             values = {str(n): [p.inode, p.offset] for n, p in self._positions.items()}

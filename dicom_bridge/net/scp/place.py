@@ -8,6 +8,7 @@ any point repeats the batch from the log with the same outcome.
 
 from __future__ import annotations
 
+import contextlib
 import ctypes
 import errno
 import json
@@ -30,6 +31,7 @@ _LONGEST_S = 0.5
 _BATCH_BYTES = 16 << 20
 _RETRY_S = 1.0
 _WIPE_AFTER_S = 30.0
+_NEW_FILE = os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_CLOEXEC
 _LIBC = ctypes.CDLL(None, use_errno=True)
 _log = structlog.get_logger(__name__)
 
@@ -184,22 +186,25 @@ class Placer:
                 self.full = False
                 return
 
-    def _part(self, record: Record) -> Path:
+    def _part(self, record: Record) -> str:
         if "part" in record.meta:
-            return self._spool / str(record.meta["part"])
-        final = self._root / str(record.meta["path"])
-        return final.with_name(f"{final.name}.{self._name}-{record.seq}.part")
+            return f"{self._spool}/{record.meta['part']}"
+        return f"{self._root}/{record.meta['path']}.{self._name}-{record.seq}.part"
 
     def _stage(self, record: Record) -> None:
         if record.meta.get("kind") != "object" or self._log is None:
             return
         part = self._part(record)
         try:
-            part.parent.mkdir(mode=0o700, exist_ok=True)
-            flags = os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_CLOEXEC
-            descriptor = os.open(part, flags, 0o600)
+            descriptor = os.open(part, _NEW_FILE, 0o600)
         except FileNotFoundError:
-            return  # the study's folder is gone: it was withdrawn meanwhile
+            try:
+                os.mkdir(os.path.dirname(part), 0o700)
+            except FileExistsError:
+                pass  # another process came first
+            except FileNotFoundError:
+                return  # the study's folder is gone: it was withdrawn meanwhile
+            descriptor = os.open(part, _NEW_FILE, 0o600)
         try:
             self._log.copy(record, descriptor)
         finally:
@@ -215,10 +220,10 @@ class Placer:
     def _name_files(self, batch: Sequence[Record], done: int) -> list[Entry]:
         """Give final names; ``done`` records of the batch have theirs from an earlier try."""
         entries = [self._entry(record) for record in batch[done:]]
-        folders = {self._root / str(r.meta["path"]) for r in batch if "path" in r.meta}
-        for folder in {path.parent for path in folders}:
-            if folder.exists():
-                sync_folder(folder)
+        below = {os.path.dirname(str(r.meta["path"])) for r in batch if "path" in r.meta}
+        for folder in below:
+            if (self._root / folder).exists():
+                sync_folder(self._root / folder)
         return entries
 
     def _entry(self, record: Record) -> Entry:
@@ -230,25 +235,27 @@ class Placer:
         values = {name: meta[name] for name in ("study", "instance", "sha256")}
         if kind == "again":
             if "part" in meta:
-                self._part(record).unlink(missing_ok=True)
+                _remove(self._part(record))
             return Entry(record.seq, "stored", values)
         return Entry(record.seq, self._give_name(record), values)
 
     def _give_name(self, record: Record) -> str:
-        part, final = self._part(record), self._root / str(record.meta["path"])
+        part, final = self._part(record), f"{self._root}/{record.meta['path']}"
         digest = str(record.meta["sha256"])
         try:
-            final.parent.mkdir(mode=0o700, exist_ok=True)
+            if "part" in record.meta:
+                Path(final).parent.mkdir(mode=0o700, exist_ok=True)
             os.link(part, final)
         except FileExistsError:
-            if file_digest(final) != digest:
-                os.replace(part, final.with_name(final.name + ".conflict"))
+            if file_digest(Path(final)) != digest:
+                os.replace(part, final + ".conflict")
                 return "conflict"
         except FileNotFoundError:
-            part.unlink(missing_ok=True)
+            _remove(part)
             # An earlier try of this batch may have come so far.
-            return "stored" if final.exists() and file_digest(final) == digest else "dropped"
-        part.unlink(missing_ok=True)
+            here = os.path.exists(final) and file_digest(Path(final)) == digest
+            return "stored" if here else "dropped"
+        _remove(part)
         return "stored"
 
     def _wipe(self) -> None:
@@ -257,3 +264,8 @@ class Placer:
                 self._log.wipe()
             except OSError as error:
                 _log.warning("log_not_wiped", cause=error.strerror)
+
+
+def _remove(path: str) -> None:
+    with contextlib.suppress(FileNotFoundError):
+        os.unlink(path)

@@ -90,6 +90,7 @@ class LogSink:
     ) -> None:
         self._fatal = fatal
         self.options = options
+        self._root = str(options.root)
         self._jobs = jobs
         self.log = log
         self._placer = placer
@@ -192,10 +193,9 @@ class LogSink:
         waiting = self._placer.pending.digest(path)
         if waiting is not None:
             return waiting
-        try:
-            return file_digest(self.options.root / path)
-        except FileNotFoundError:
+        if not os.path.exists(f"{self._root}/{path}"):
             return None
+        return file_digest(self.options.root / path)
 
     def _append(self, meta: dict[str, object], content: memoryview, digest: bytes) -> Record:
         try:
