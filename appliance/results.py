@@ -10,7 +10,6 @@ again and never a second one. `appliance.result_states` is the table of what may
 from __future__ import annotations
 
 import hashlib
-import json
 import threading
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
@@ -24,8 +23,8 @@ from appliance.home import Home, remove_tree
 from appliance.identity import Identities
 from appliance.pipeline.pool import WorkerPool
 from appliance.pipeline.runner import back_off_s
-from appliance.research import CaseFiles
 from appliance.result_commitment import CommitmentParts, Commitments
+from appliance.result_making import NOTHING, Maker
 from appliance.result_sending import (
     MADE,
     STORED,
@@ -35,36 +34,22 @@ from appliance.result_sending import (
     Obstacle,
     SendingParts,
 )
-from appliance.result_states import IN_PACS, UNSENT, Instant, Verb
+from appliance.result_states import IN_PACS, Instant, Verb
 from appliance.result_writing import (
     SEG,
     SEG_FILE,
-    Predecessor,
-    Quality,
-    ResultDone,
-    ResultUids,
-    ResultWork,
-    ValidationWork,
-    WrittenObject,
-    segments_of,
-    validate_result,
-    write_result,
 )
 from appliance.settings import PacsSection, Settings
 from appliance.store import NodeState, ResultObject, ResultRow, ResultState, StudyRow
 from appliance.store.database import Value
 from dicom_bridge.archive import Archive
-from dicom_bridge.convert.source import SourceSeries
 from dicom_bridge.errors import DicomBridgeError, PeerError
 from dicom_bridge.net.model import CommitmentReport, is_transient
-from dicom_bridge.seg.expert import OwnMarks
 from federation.clock import stamp
 from federation.manifest import ModelManifest
-from federation.node.site_port import EVALUATED
 
 _log = structlog.get_logger(__name__)
 
-REFERENCE = "FLAIR"
 POLICY = "policy"
 _HOLDABLE = (ResultState.HELD, ResultState.RELEASED, ResultState.FAILED)
 _STEPS_AT_ONCE = 12
@@ -98,13 +83,25 @@ class ResultsParts:
 
 
 class Results:
-    """Makes results of masks and brings what is released into the PACS."""
+    """Makes results of masks and brings what is released into the PACS.
+
+    Attributes:
+        key: a result's key; see `Maker.key`.
+        uids: the UIDs of a result's objects.
+        folder: where a result's objects lie.
+        marks: what results and their corrected copies can be known by.
+    """
 
     def __init__(self, parts: ResultsParts) -> None:
         self._parts = parts
         self._state = parts.state
         self._wake = threading.Event()
         self._turn = threading.RLock()
+        self._maker = Maker(parts)
+        self.key = self._maker.key
+        self.uids = self._maker.uids
+        self.folder = self._maker.folder
+        self.marks = self._maker.marks
         self._delivery = Delivery(
             SendingParts(parts.state, parts.home, parts.identities, parts.client, parts.observer)
         )
@@ -125,27 +122,14 @@ class Results:
         """Look for released results now."""
         self._wake.set()
 
-    def key(self, version_key: str, model_id: str) -> str:
-        """The result's key: the same for the same version of a study and the same model."""
-        digest = hashlib.sha256(f"{version_key} {model_id}".encode()).hexdigest()
-        return f"rs{digest[:12]}"
-
     def known(self, version_key: str, model_id: str) -> bool:
         """Whether this version of a study has a result of this model."""
         return self._state.results.find(self.key(version_key, model_id)) is not None
 
-    def folder(self, key: str) -> Path:
-        """Where a result's objects lie (identified zone)."""
-        return self._parts.home.results / key
-
-    def uids(self, version_key: str, model_id: str) -> ResultUids:
-        """The UIDs of a result's objects."""
-        name = self._parts.identities.result_uid
-        purposes = ("sop", "series", "sr-sop", "sr-series", "sc-series")
-        return ResultUids(*(name(version_key, model_id, purpose) for purpose in purposes))
-
     def enter(self, study: StudyRow, manifest: ModelManifest, mask: Path) -> ResultRow:
         """Write the objects of one mask, enter the result, check it, and hold or release it.
+
+        A result of this study and model that is there already stays as it is.
 
         Args:
             study: the study, in the version that was segmented.
@@ -155,172 +139,11 @@ class Results:
         Raises:
             ApplianceError: an object cannot be written; the text is in words.
         """
-        with self._turn:
-            key = self.key(study.version_key, manifest.id)
-            before = self._predecessor(study.study_key, manifest.plan_name, key)
-            done: ResultDone = self._parts.pool.call(
-                write_result, self._work(study, manifest, mask, before)
-            )
-            self._tell(key, Instant.WRITTEN)
-            self._add(study, manifest, done, before)
-            self._parts.audit("node", "result.made", key, {"model": manifest.id})
-            self._tell(key, Instant.MADE)
-            self._validate(self._state.results.get(key))
-            self._decide(self._state.results.get(key))
-        return self._state.results.get(key)
-
-    def _work(
-        self, study: StudyRow, manifest: ModelManifest, mask: Path, before: ResultRow | None
-    ) -> ResultWork:
-        research = CaseFiles(study.subject, study.session)
-        predecessor = None
-        if before is not None:
-            forms = {item.form for item in self._state.results.objects(before.key)}
-            uids = self._uids_of(before)
-            report = (uids.report, uids.report_series) if "sr" in forms else None
-            predecessor = Predecessor(before.model_id, report)
-        section = self._parts.settings.results
-        return ResultWork(
-            mask=mask,
-            image=self._parts.home.research / research.image(REFERENCE),
-            source=self._source(study),
-            manifest=manifest,
-            folder=self.folder(self.key(study.version_key, manifest.id)),
-            uids=self.uids(study.version_key, manifest.id),
-            form=section.form,
-            disclaimer=section.disclaimer,
-            predecessor=predecessor,
-            quality=self._quality(manifest),
-            written_at=self._state.clock(),
-        )
-
-    def _quality(self, manifest: ModelManifest) -> Quality | None:
-        """The model's Dice on this site's test cases, else on its validation cases."""
-        known = {}
-        for event in reversed(self._state.activity.select(action=EVALUATED, limit=1000)):
-            detail = event.detail
-            if detail.get("weights") == manifest.weights_sha256:
-                known[str(detail["split"])] = detail
-        detail = known.get("test") or known.get("validation") or {}
-        if not detail:
-            return None
-        cases = int(str(detail["cases"]))
-        deviation = float(str(detail["sd"])) if cases > 1 else None
-        return Quality(float(str(detail["mean"])), cases, deviation)
-
-    def _source(self, study: StudyRow) -> SourceSeries:
-        identities = self._parts.identities
-        return identities.source(study.study_key, REFERENCE, version=study.version)
-
-    def _study_of(self, row: ResultRow) -> StudyRow:
-        """The study of a result, in the version that was segmented."""
-        study = self._state.studies.get(row.study_key)
-        for version in study.versions():
-            if self.key(version.version_key, row.model_id) == row.key:
-                return version
-        return study
-
-    def _uids_of(self, row: ResultRow) -> ResultUids:
-        return self.uids(self._study_of(row).version_key, row.model_id)
-
-    def marks(self, study_key: str) -> OwnMarks:
-        """What this node's results of a study, and their corrected copies, can be known by."""
-        uids: set[str] = set()
-        algorithms: set[str] = set()
-        labels: dict[str, tuple[str, str]] = {}
-        for row in self._state.results.select(study_key=study_key):
-            made = self._uids_of(row)
-            uids |= {made.seg, made.report}
-            algorithms |= {row.algorithm} - {""}
-            model = self._state.models.find(row.model_id)
-            if model is not None:
-                manifest = ModelManifest.from_json(model.manifest.encode())
-                for spec in segments_of(manifest):
-                    labels[spec.label] = (spec.type.scheme, spec.type.value)
-        return OwnMarks(frozenset(uids), frozenset(), frozenset(algorithms), labels)
-
-    def _standing(self, study_key: str, algorithm: str, key: str) -> list[ResultRow]:
-        """Other results of a study by the same algorithm that nothing has superseded."""
-        gone = (ResultState.SUPERSEDED, ResultState.WITHDRAWN)
-        return [
-            row
-            for row in self._state.results.select(study_key=study_key)
-            if row.key != key
-            and row.state not in gone
-            and (row.algorithm == algorithm or not row.algorithm)
-        ]
-
-    def _predecessor(self, study_key: str, algorithm: str, key: str) -> ResultRow | None:
-        """The newest result of this algorithm that the PACS has."""
-        in_pacs = [row for row in self._standing(study_key, algorithm, key) if row.state in IN_PACS]
-        return in_pacs[-1] if in_pacs else None
-
-    def _add(
-        self, study: StudyRow, manifest: ModelManifest, done: ResultDone, before: ResultRow | None
-    ) -> None:
-        """Enter a result; what was not sent of older ones is superseded with the same step."""
         key = self.key(study.version_key, manifest.id)
-        now = stamp(self._state.clock())
-        row = ResultRow(
-            key=key,
-            study_key=study.study_key,
-            model_id=manifest.id,
-            state=ResultState.MADE,
-            reason="" if done.found else "the model found nothing",
-            destination="",
-            volume_ml=done.volume_ml,
-            lesions=done.lesions,
-            attempt=0,
-            not_before=None,
-            created_at=now,
-            updated_at=now,
-            sent_at=None,
-            decided_by="",
-            algorithm=manifest.plan_name,
-            found=done.found,
-            predecessor=before.key if before is not None else "",
-            findings=json.dumps([dict(f) for f in done.findings]),
-        )
-        objects = [self._object(key, item) for item in done.objects]
-        with self._state.database.transaction():
-            self._state.results.add(row, objects)
-            for older in self._standing(study.study_key, manifest.plan_name, key):
-                if older.state in UNSENT or older.state is ResultState.NO_FINDING:
-                    self._supersede(older, key)
-
-    def _object(self, key: str, item: WrittenObject) -> ResultObject:
-        name = self._parts.identities.instance_key(item.sop_instance_uid)
-        return ResultObject(key, item.form, item.file, name, item.sha256, item.size)
-
-    def _supersede(self, older: ResultRow, key: str) -> None:
-        words = f"superseded by {key}"
-        self._state.results.step(older.key, Verb.SUPERSEDE, {"reason": words})
-        self._parts.audit("node", "result.superseded", older.key, {"by": key})
-
-    def _validate(self, row: ResultRow) -> None:
-        """Made -> validated or refused: every file read back against the vault's headers."""
-        if row.state is not ResultState.MADE:
-            return
-        objects = self._state.results.objects(row.key)
-        found: tuple[str, ...] = ()
-        if objects:
-            found = self._parts.pool.call(
-                validate_result,
-                ValidationWork(
-                    folder=self.folder(row.key),
-                    source=self._source(self._study_of(row)),
-                    objects={item.file: item.sha256 for item in objects},
-                    uids=self._uids_of(row),
-                    found=row.found,
-                ),
-            )
-        if found:
-            words = f"not fit to be sent: {'; '.join(found[:3])}"
-            self._state.results.step(row.key, Verb.REFUSE, {"reason": words})
-            self._parts.audit("node", "result.refused", row.key, {"reason": words})
-            return
-        self._state.results.step(row.key, Verb.VALIDATE)
-        self._tell(row.key, Instant.VALIDATED)
+        with self._turn:
+            if not self.known(study.version_key, manifest.id):
+                self._decide(self._maker.make(study, manifest, mask))
+        return self._state.results.get(key)
 
     def _decide(self, row: ResultRow) -> None:
         """Validated -> held, or closed where there is nothing to send; then the rule."""
@@ -358,7 +181,7 @@ class Results:
         changes: dict[str, Value] = {
             "destination": pacs.name,
             "decided_by": actor,
-            "reason": "" if row.found else "the model found nothing",
+            "reason": "" if row.found else NOTHING,
             "not_before": None,
             "attempt": 0,
             "losses": 0,
@@ -368,21 +191,13 @@ class Results:
             changes |= {"patient_confirmed": row.patient_seen, "patient_seen": ""}
         with self._turn:
             if row.state is ResultState.REFUSED:
-                self._recheck(row)
+                self._maker.recheck(row)
             if row.state is ResultState.NO_FINDING and not self._state.results.objects(key):
                 raise NotAllowed("the model found nothing and wrote nothing: there is no object")
             row = self._state.results.step(key, Verb.RELEASE, changes)
         self._tell(key, Instant.RELEASED)
         self._wake.set()
         return row
-
-    def _recheck(self, row: ResultRow) -> None:
-        self._state.results.step(row.key, Verb.RECHECK, {"reason": ""})
-        self._validate(self._state.results.get(row.key))
-        row = self._state.results.get(row.key)
-        if row.state is ResultState.REFUSED:
-            raise NotAllowed(row.reason)
-        self._state.results.step(row.key, Verb.HOLD)
 
     def hold(self, key: str, *, reason: str = "") -> ResultRow:
         """Hold a result that is not sent yet.
@@ -479,7 +294,7 @@ class Results:
     def _advance(self, key: str) -> None:
         """Take step after step until something must be waited for."""
         steps: Mapping[ResultState, Callable[[ResultRow], None]] = {
-            ResultState.MADE: self._validate,
+            ResultState.MADE: self._maker.validate,
             ResultState.VALIDATED: self._decide,
             ResultState.RELEASED: self._send,
             ResultState.FAILED: self._send,
@@ -521,7 +336,7 @@ class Results:
         else:
             changes: dict[str, Value] = {
                 "sent_at": stamp(self._state.clock()),
-                "reason": "" if row.found else "the model found nothing",
+                "reason": "" if row.found else NOTHING,
                 "attempt": 0,
                 "not_before": None,
             }
@@ -533,9 +348,9 @@ class Results:
 
     def _replace(self, row: ResultRow) -> None:
         """The older results in the PACS are superseded once the newer one is there, too."""
-        for older in self._standing(row.study_key, row.algorithm, row.key):
+        for older in self._maker.standing(row.study_key, row.algorithm, row.key):
             if older.state in IN_PACS and older.created_at <= row.created_at:
-                self._supersede(older, row.key)
+                self._maker.supersede(older, row.key)
 
     def _hold(self, row: ResultRow, words: str, patient: str) -> None:
         changes: dict[str, Value] = {"reason": words, "patient_seen": patient}
@@ -592,7 +407,7 @@ class Results:
         wanted = pacs is not None and pacs.commitment
         changes: dict[str, Value] = {
             "attempt": 0,
-            "reason": "" if row.found else "the model found nothing",
+            "reason": "" if row.found else NOTHING,
             "not_before": stamp(self._state.clock()) if wanted else None,
         }
         self._state.results.step(row.key, Verb.CONFIRM, changes)

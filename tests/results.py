@@ -14,8 +14,9 @@ from appliance.identity import Identities
 from appliance.imaging.volume import Volume
 from appliance.pipeline.pool import WorkerPool
 from appliance.research import CaseFiles
+from appliance.result_making import REFERENCE
 from appliance.result_states import Instant
-from appliance.results import REFERENCE, Results, ResultsParts
+from appliance.results import Results, ResultsParts
 from appliance.settings import Settings, load_settings, settings_from, settings_toml
 from appliance.store import NodeState, ResultRow, StudyRow
 from dicom_bridge.archive import Archive

@@ -356,7 +356,8 @@ class Listening:
 
     def poll(self) -> int:
         """Query the PACS; the number of studies with late images."""
-        return self.intake.poll(self.node.settings.pacs[0]).late
+        keys = (self.node.study().study_key,)
+        return self.intake.poll(self.node.settings.pacs[0], keys).late
 
     def labels(self, kind: str = "raters") -> dict[str, int]:
         """Label images of one kind with their voxels."""
