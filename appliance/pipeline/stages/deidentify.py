@@ -27,6 +27,7 @@ from dicom_bridge.deid import (
     header_sidecar,
     residual_search,
 )
+from dicom_bridge.deid.report import SeriesTotals
 from dicom_bridge.errors import DataRefused
 
 
@@ -42,11 +43,15 @@ def run(work: StageWork) -> StageResult:
     originals: list[Dataset] = []
     sidecars: list[Path] = []
     actions = 0
+    totals, software = SeriesTotals(), ""
     for kind in selection.inputs:
         first: Dataset | None = None
         for path in selection.files(work, kind):
             cleaned = deidentify_header(path, profile, pseudonymizer)
-            actions += sum(cleaned.proof.actions.values())
+            proof = cleaned.proof
+            actions += sum(proof.actions.values())
+            totals.add(proof.study, proof.series, proof.sop_class, dict(proof.actions), proof.codes)
+            software = proof.version
             if first is None:
                 originals.append(read_header(path))
                 first = cleaned.dataset
@@ -60,7 +65,12 @@ def run(work: StageWork) -> StageResult:
     if hits:
         raise DataRefused(f"identity was found in {len(hits)} places of the side-cars")
     return StageResult(
-        facts={"deid_actions": actions, "deid_profile": profile.hash},
+        facts={
+            "deid_actions": actions,
+            "deid_profile": profile.hash,
+            "deid_version": software,
+            "deid_series": [series.to_json() for series in totals.proofs()],
+        },
         detail=f"{actions} attributes removed or replaced",
     )
 
