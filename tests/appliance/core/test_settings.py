@@ -199,3 +199,13 @@ def test_windows_are_days_and_times(text: str) -> None:
     settings = parse_settings(f'{head}windows = ["{text}"]\n')
     assert settings.pacs[0].windows == (text.lower(),)
     assert "expected days and times" in problems_of(f'{head}windows = ["nightly"]\n')[0]
+
+
+def test_custodians_are_accounts_by_name_or_number() -> None:
+    base = {"node": {"site": "a"}}
+    found = settings_from(base | {"access": {"custodians": ["anna", 1003]}})
+    assert found.access.custodians == ("anna", "1003")
+    assert settings_from(base).access.custodians == ()
+    for wrong in ("a b", "", True, "x" * 65):
+        with pytest.raises(SettingsInvalid, match="custodians"):
+            settings_from(base | {"access": {"custodians": [wrong]}})
