@@ -6,16 +6,23 @@ import hashlib
 import json
 import threading
 import urllib.request
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
+from typing import cast
 
 import nibabel as nib
 import numpy as np
 import pydicom
 import pytest
 from pydicom.dataset import Dataset
+from pynetdicom import AE, build_role, evt
+from pynetdicom.sop_class import (
+    StorageCommitmentPushModel,
+    StorageCommitmentPushModelInstance,
+)
 
 from appliance.archives import client_for
 from appliance.home import Home
@@ -29,11 +36,11 @@ from appliance.result_states import Instant
 from appliance.result_writing import REPORT_FILE, SEG_FILE
 from appliance.store import Member, Outcome, ResultState
 from dicom_bridge.archive import Archive
-from dicom_bridge.net import PacsClient, RemoteAE
+from dicom_bridge.net import PacsClient, PacsOptions, RemoteAE
 from dicom_bridge.net.retrieve import RetrievePolicy
 from dicom_bridge.seg import check_seg
 from federation.node.site_port import EVALUATED
-from tests.pacs import OrthancPacs, free_port, running_orthanc
+from tests.pacs import LOOPBACK, OrthancPacs, free_port, running_orthanc
 from tests.results import PROJECT, NodeResults, changed, manifest, set_up, small_study
 from tests.studies import TestStudy
 from tests.waiting import wait_for
@@ -69,7 +76,7 @@ class Site:
         commitment = results.pop("commitment", False)
         web = {"url": f"{self.pacs.rest_url}/dicom-web"}
         document = {
-            "dicom": {"ae_title": NODE_AE, "port": self.port},
+            "dicom": {"ae_title": NODE_AE, "port": self.port, "allowed_ae": ["COMMITS"]},
             "pacs": [
                 {
                     "name": "main",
@@ -468,3 +475,112 @@ def test_a_copy_by_a_viewer_that_names_nobody_is_recognised_by_its_algorithm(sit
         events = node.state.activity.select()
         told = {e.action for e in events}
         assert told == {"study.label", "study.label_refused"}, "an algorithm's is no label"
+
+
+@contextmanager
+def committing(asked: list[Dataset]) -> Iterator[RemoteAE]:
+    """A PACS by pynetdicom that takes requests for commitment and answers none of them itself."""
+
+    def on_action(event: evt.Event) -> tuple[int, None]:
+        asked.append(event.action_information)
+        return 0x0000, None
+
+    entity = AE(ae_title="COMMITS")
+    entity.add_supported_context(StorageCommitmentPushModel)
+    handlers = [(evt.EVT_N_ACTION, on_action)]
+    server = entity.start_server((LOOPBACK, 0), block=False, evt_handlers=handlers)
+    try:
+        yield RemoteAE("COMMITS", LOOPBACK, server.server_address[1])
+    finally:
+        server.shutdown()
+
+
+def report_later(port: int, asked: Dataset, *, failed: Sequence[str] = ()) -> None:
+    """The PACS opens an association to the node and reports (PS3.4 J.3.3)."""
+    information = Dataset()
+    information.TransactionUID = asked.TransactionUID
+    items = list(asked.ReferencedSOPSequence)
+    information.ReferencedSOPSequence = [
+        item for item in items if item.ReferencedSOPInstanceUID not in failed
+    ]
+    information.FailedSOPSequence = [
+        item for item in items if item.ReferencedSOPInstanceUID in failed
+    ]
+    for item in information.FailedSOPSequence:
+        item.FailureReason = 0x0112
+    entity = AE(ae_title="COMMITS")
+    entity.add_requested_context(StorageCommitmentPushModel)
+    role = build_role(StorageCommitmentPushModel, scp_role=True)
+    association = entity.associate(LOOPBACK, port, ae_title=NODE_AE, ext_neg=[role])
+    assert association.is_established
+    status, _ = association.send_n_event_report(
+        information,
+        2 if failed else 1,
+        StorageCommitmentPushModel,
+        StorageCommitmentPushModelInstance,
+    )
+    association.release()
+    assert status.Status == 0x0000
+
+
+@dataclass
+class OtherCommits:
+    """An archive of which another program answers for the safekeeping."""
+
+    archive: PacsClient
+    commits: PacsClient
+
+    def __getattr__(self, name: str) -> object:
+        return getattr(self.commits if name == "commit" else self.archive, name)
+
+
+def test_reports_hours_later_after_a_restart_and_with_a_failure(site: Site) -> None:
+    study = site.study("hours")
+    first = site.node(study, commitment=True)
+    first.close()
+    site.nodes.remove(first)
+    asked: list[Dataset] = []
+    now = [datetime(2026, 3, 1, 12, tzinfo=UTC)]
+    with committing(asked) as remote:
+        commits = PacsClient(remote, calling_ae=NODE_AE, options=PacsOptions(report_wait_s=0.1))
+        both = cast("Archive", OtherCommits(site.client, commits))
+
+        def start() -> tuple[NodeResults, Receiving]:
+            """A life of the node: its results, and the receiver that hears reports."""
+            node = NodeResults(first.home, lambda _: both, clock=lambda: now[0], pool=site.pool)
+            receiving = Receiving(
+                node.settings, node.home, node.state, on_commitment=node.results.on_commitment
+            )
+            receiving.start()
+            node.results.recover()
+            return node, receiving
+
+        node, receiving = start()
+        row = node.enter(manifest())
+        node.results.release(row.key, actor="me")
+        node.results.send_due()
+        assert node.get(row.key).state is ResultState.STORED, node.get(row.key).reason
+        uids = node.results.uids(node.study().version_key, row.model_id)
+        receiving.stop()
+        node.close()
+        now[0] += timedelta(hours=20)
+        node, receiving = start()
+        site.nodes.append(node)
+        try:
+            node.results.send_due()
+            assert len(asked) == 1, "it waits"
+            report_later(site.port, asked[0], failed=[uids.report])
+            failed = ResultState.FAILED
+            wait_for(lambda: node.get(row.key).state is failed, what="the failure's report")
+            assert "no such instance" in node.get(row.key).reason
+            node.results.send_due()
+            assert len(asked) == 2, node.get(row.key).reason
+            (item,) = asked[1].ReferencedSOPSequence
+            assert item.ReferencedSOPInstanceUID == uids.report
+            now[0] += timedelta(hours=5)
+            report_later(site.port, asked[1])
+            done = ResultState.COMMITTED
+            wait_for(lambda: node.get(row.key).state is done, what="the commitment")
+        finally:
+            receiving.stop()
+    assert site.made(study) == sorted([uids.seg, uids.report])
