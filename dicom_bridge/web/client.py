@@ -49,7 +49,7 @@ from dicom_bridge.web.session import WebAddress, describe_http, make_session, ma
 T = TypeVar("T")
 _ACCEPT = 'multipart/related; type="application/dicom"; transfer-syntax=*'
 _ACCEPT_PLAIN = 'multipart/related; type="application/dicom"'
-_CHUNK = 1 << 18
+_CHUNK = 1 << 16
 _NOT_HELD = 0x0112
 _CANCELLED = 0xFE00
 _SOME_FAILED = 0xB000
@@ -145,7 +145,12 @@ class WebClient:
                 match = query.study_of(item)
                 uid = match.StudyInstanceUID
                 found[uid] = merged(found[uid], match) if uid in found else match
-        return [found[uid] for uid in sorted(found) if fits(found[uid], criteria)]
+        here = bool(criteria.description) and not query.matched_there(criteria)
+        return [
+            found[uid]
+            for uid in sorted(found)
+            if fits(found[uid], criteria) and (found[uid].StudyDescription or not here)
+        ]
 
     def find_instances(self, study_uid: str) -> list[InstanceRef]:
         """All instances of a study that the server lists, series by series.

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable, Iterator, Mapping
 from itertools import product
 from typing import Any
@@ -15,6 +16,8 @@ from dicom_bridge.net.split import looks_cut
 
 PAGE = 500
 """Answers asked for at once; a server may give fewer."""
+
+_PLAIN = re.compile(r"[A-Za-z0-9._~*-]+")
 
 Item = Mapping[str, Any]
 Page = list[dict[str, dict[str, Any]]]
@@ -36,9 +39,18 @@ def study_filters(criteria: StudyCriteria) -> Iterator[dict[str, str]]:
             "AccessionNumber": accession,
             "StudyInstanceUID": study,
             "StudyDate": date_range(criteria.study_date_from, criteria.study_date_to),
-            "StudyDescription": criteria.description or "",
+            "StudyDescription": criteria.description if matched_there(criteria) else "",
         }
         yield {keyword: value for keyword, value in keys.items() if value}
+
+
+def matched_there(criteria: StudyCriteria) -> bool:
+    """Whether the server is asked to match the description.
+
+    Some servers do not undo the percent-encoding of a query (the DICOMweb plugin of Orthanc 1.10
+    does not) and then find nothing: what would have to be encoded is matched here instead.
+    """
+    return bool(criteria.description) and _PLAIN.fullmatch(criteria.description or "") is not None
 
 
 def all_pages(ask: Ask, keyword: str, where: str, *, enough: int | None = None) -> list[Item]:

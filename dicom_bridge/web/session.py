@@ -85,9 +85,10 @@ class WebAddress:
 
 
 class _Credentials(AuthBase):
-    """Adds our credentials to each request, and leaves the Host header to urllib3.
+    """Adds our credentials to each request, and corrects what servers stumble over.
 
-    dicomweb-client sets Host without the port, which a server that looks at it refuses.
+    dicomweb-client sets Host without the port, which a server that looks at it refuses, and encodes
+    the wildcard ``*``, which need not be (RFC 3986 3.4) and which not every server decodes.
     """
 
     def __init__(self, address: WebAddress) -> None:
@@ -96,6 +97,9 @@ class _Credentials(AuthBase):
     def __call__(self, request: requests.PreparedRequest) -> requests.PreparedRequest:
         """The request with its Authorization header."""
         request.headers.pop("Host", None)
+        if request.url is not None and "?" in request.url:
+            path, values = request.url.split("?", 1)
+            request.url = f"{path}?{values.replace('%2A', '*')}"
         address = self._address
         if address.token_file is not None:
             token = _secret(address.token_file, "token")
