@@ -69,7 +69,7 @@ def test_generated_data_sets(extra: bytes, place: int, profile: Profile) -> None
 @pytest.mark.long
 @pytest.mark.timeout(600)
 @given(elements(), st.integers(0, 10_000), st.sampled_from(PROFILES))
-@settings(max_examples=1500, deadline=None, suppress_health_check=HEALTH, derandomize=True)
+@settings(max_examples=1000, deadline=None, suppress_health_check=HEALTH, derandomize=True)
 def test_many_generated_data_sets(extra: bytes, place: int, profile: Profile) -> None:
     generated(extra, place, profile)
 
@@ -97,7 +97,7 @@ def test_damaged_objects_of_all_kinds() -> None:
 @pytest.mark.filterwarnings("ignore::UserWarning")
 def test_many_damaged_objects_and_real_files_in_bounded_memory() -> None:
     before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
-    outcomes = damage(rounds=250, seed=6)
+    outcomes = damage(rounds=150, seed=6)
     chance = random.Random(7)
     folders = [
         shared_dir("data", "dicom", "dicom2nifti_samples"),
