@@ -5,6 +5,7 @@ from __future__ import annotations
 import threading
 from collections.abc import Callable
 from dataclasses import dataclass, field
+from datetime import UTC, datetime, timedelta
 
 import pytest
 from hypothesis import given
@@ -16,7 +17,10 @@ from dicom_bridge.net import (
     MoveOutcome,
     MoveTarget,
     MoveWatch,
+    Pace,
     RetrievePolicy,
+    Schedule,
+    Traffic,
     retrieve_study,
 )
 
@@ -242,3 +246,160 @@ def test_stragglers_after_the_last_answer_are_waited_for() -> None:
     )
     assert report.complete
     assert report.rounds == 1
+
+
+class Clock:
+    """Seconds that pass only when somebody waits."""
+
+    def __init__(self, start: datetime) -> None:
+        self.start = start
+        self.seconds = 0.0
+
+    def __call__(self) -> datetime:
+        return self.start + timedelta(seconds=self.seconds)
+
+    def monotonic(self) -> float:
+        return self.seconds
+
+    def sleep(self, seconds: float) -> None:
+        self.seconds += seconds
+
+
+MONDAY_NIGHT = datetime(2024, 1, 8, 23, 0, tzinfo=UTC)
+
+
+@pytest.mark.parametrize("associations", [1, 3])
+@pytest.mark.parametrize("takes_lists", [True, False])
+def test_a_rate_is_kept_by_asking_for_a_few_and_pausing(
+    takes_lists: bool, associations: int
+) -> None:
+    clock = Clock(MONDAY_NIGHT)
+    pacs = ToyPacs(refs(2, 100), takes_lists=takes_lists)
+    traffic = Traffic(Pace(per_second=2.0, clock=clock), associations, clock.monotonic)
+    report = retrieve_study(
+        pacs,
+        lambda: set(pacs.inbox),
+        STUDY,
+        "NODE",
+        expected=pacs.expected,
+        policy=policy(sleep=clock.sleep),
+        traffic=traffic,
+    )
+    assert report.complete
+    assert not pacs.repeated
+    assert clock.seconds >= 200 / 2.0 - 1
+    if takes_lists:
+        assert max(len(asked) for asked in pacs.asked) <= 20
+
+
+def test_a_window_that_closes_leaves_the_rest_for_the_next() -> None:
+    clock = Clock(MONDAY_NIGHT)
+    night = Schedule.parse(["mon-fri 22:00-23:30"])
+    pacs = ToyPacs(refs(4, 900))
+    traffic = Traffic(Pace(night, 1.0, clock), monotonic=clock.monotonic)
+
+    def go() -> object:
+        return retrieve_study(
+            pacs,
+            lambda: set(pacs.inbox),
+            STUDY,
+            "NODE",
+            expected=pacs.expected,
+            policy=policy(sleep=clock.sleep),
+            traffic=traffic,
+        )
+
+    first = go()
+    assert 1700 <= len(first.received) <= 1900  # type: ignore[attr-defined]
+    assert first.resume_at == datetime(2024, 1, 9, 22, 0, tzinfo=UTC)  # type: ignore[attr-defined]
+    assert "closed until 2024-01-09 22:00 UTC" in first.words  # type: ignore[attr-defined]
+    before = len(pacs.asked)
+    assert not go().complete  # type: ignore[attr-defined]
+    assert len(pacs.asked) == before, "nothing is asked for while the window is closed"
+    clock.seconds = (datetime(2024, 1, 9, 22, 0, tzinfo=UTC) - MONDAY_NIGHT).total_seconds()
+    second = go()
+    assert second.complete  # type: ignore[attr-defined]
+    assert second.resume_at is None  # type: ignore[attr-defined]
+    assert not pacs.repeated
+
+
+@pytest.mark.parametrize("associations", [1, 2, 5])
+def test_series_move_at_once_where_several_associations_are_allowed(associations: int) -> None:
+    together = threading.Barrier(min(associations, 4), timeout=20)
+    running: list[int] = []
+    most: list[int] = []
+
+    class Slow(ToyPacs):
+        def move_series(self, *a: object, **k: object) -> MoveOutcome:
+            running.append(1)
+            most.append(len(running))
+            together.wait()
+            running.pop()
+            return super().move_series(*a, **k)  # type: ignore[arg-type]
+
+    pacs = Slow(refs(4, 3))
+    report = retrieve_study(
+        pacs,
+        lambda: set(pacs.inbox),
+        STUDY,
+        "NODE",
+        expected=pacs.expected,
+        policy=policy(),
+        traffic=Traffic(associations=associations),
+    )
+    assert report.complete
+    assert max(most) <= associations
+    assert not pacs.repeated
+
+
+def test_a_lasting_refusal_ends_all_series_that_move_at_once() -> None:
+    class Refuses(ToyPacs):
+        def move_series(self, *_: object, **__: object) -> MoveOutcome:
+            self.asked.append(())
+            return MoveOutcome(0xA801, 0, 0, 0, (), "does not know the move destination")
+
+    pacs = Refuses(refs(40, 1))
+    with pytest.raises(PeerFailure, match="move destination"):
+        retrieve_study(
+            pacs,
+            lambda: set(pacs.inbox),
+            STUDY,
+            "NODE",
+            expected=pacs.expected,
+            policy=policy(),
+            traffic=Traffic(associations=3),
+        )
+
+
+def test_image_level_refused_falls_back_to_the_series() -> None:
+    lost = {"1.0.1"}
+
+    class NoImages(ToyPacs):
+        def move_instances(self, *_: object, **__: object) -> MoveOutcome:
+            lost.clear()
+            return MoveOutcome(0xA900, 0, 0, 0, (), "not at this level")
+
+    pacs = NoImages(refs(1, 3), drops=lambda uid: uid in lost)
+    report = retrieve_study(
+        pacs, lambda: pacs.inbox, STUDY, "NODE", expected=pacs.expected, policy=policy()
+    )
+    assert report.complete
+    assert report.rounds == 2
+    assert len(pacs.asked) == 2
+
+
+def test_a_list_that_could_not_be_sent_is_not_asked_for_one_by_one() -> None:
+    class Unreachable(ToyPacs):
+        def move_instances(
+            self, target: MoveTarget, destination_ae: str, *, watch: MoveWatch | None = None
+        ) -> MoveOutcome:
+            self.asked.append(target.sop_uids)
+            return MoveOutcome(0xA702, 0, len(target.sop_uids), 0, (), "cannot send")
+
+    pacs = Unreachable(refs(1, 30), drops=lambda uid: uid != "1.0.0")
+    report = retrieve_study(
+        pacs, lambda: pacs.inbox, STUDY, "NODE", expected=pacs.expected, policy=policy(rounds=3)
+    )
+    assert len(report.received) == 1
+    assert "cannot send" in report.words
+    assert len(pacs.asked) == 3
