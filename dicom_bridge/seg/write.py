@@ -124,5 +124,5 @@ def _proved(request: SegRequest, segments: Numbered, path: Path) -> dict[int, in
     back = read_labels(path, request.source)
     if not np.array_equal(back, segments.mask):
         raise SegRefused("the SEG does not read back to the mask: it is not kept")
-    counts = np.bincount(back.reshape(-1), minlength=len(segments.specs) + 1)
+    counts = np.bincount(back[back > 0], minlength=len(segments.specs) + 1)
     return {spec.number: int(counts[spec.number]) for spec in segments.specs}
