@@ -124,7 +124,8 @@ class Connection:
         """End soon: an object that is being recorded is recorded and answered first."""
         self._stopping = True
         with contextlib.suppress(OSError):
-            self._socket.shutdown(socket.SHUT_RD)
+            # Not SSLSocket.shutdown: that one drops the encryption of what is still sent.
+            socket.socket.shutdown(self._socket, socket.SHUT_RD)
 
     def _count_refusal(self) -> None:
         self._around.board.add("refused")
@@ -288,6 +289,10 @@ class Connection:
         Closing with unread data would reset the connection and destroy what was sent.
         """
         deadline = time.monotonic() + _LINGER_S
+        with contextlib.suppress(OSError, ValueError):
+            if isinstance(self._socket, ssl.SSLSocket):
+                self._socket.settimeout(_TICK_S)
+                self._socket.unwrap()
         with contextlib.suppress(OSError, ValueError):
             self._socket.shutdown(socket.SHUT_WR)
             self._socket.settimeout(0.2)

@@ -36,6 +36,7 @@ _BIND_S = 5.0
 _STOP_S = 30.0
 _FIRST_WAIT_S, _LONGEST_WAIT_S = 0.1, 10.0
 _STEADY_S = 30.0
+_LARGEST_META = 64 << 10
 _JOURNAL = re.compile(r"journal-(\d+)\.jsonl")
 _log = structlog.get_logger(__name__)
 
@@ -95,6 +96,10 @@ class ReceiverProcesses:
         self._settings = settings
         self._layout = layout
         self._sizes = sizes or Sizes()
+        if self._sizes.segment_bytes < self._sizes.memory_bytes + _LARGEST_META:
+            raise SettingsRefused(
+                "Storage SCP: a segment of the log is smaller than an object in it"
+            )
         self._on_news = on_news
         self._children = [_Child(number) for number in range(processes)]
         self._threads: list[threading.Thread] = []
@@ -260,9 +265,12 @@ class ReceiverProcesses:
     def _watch(self, child: _Child) -> None:
         """Run a process again and again until the node stops."""
         wait = _FIRST_WAIT_S
-        while not self._stopping.is_set() and self._listener is not None:
+        while not self._stopping.is_set():
             begun = time.monotonic()
-            settings = self._process_settings(child.number, self._listener.fileno())
+            listener = self._listener
+            if listener is None or listener.fileno() < 0:
+                return
+            settings = self._process_settings(child.number, listener.fileno())
             with child.lock:
                 child.popen = popen = self._spawn(settings)
             if self._stopping.is_set():

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import json
 import os
 import signal
 from pathlib import Path
@@ -10,13 +11,49 @@ from pathlib import Path
 import pytest
 from pydicom import dcmread
 
-from dicom_bridge.net import PacsClient, RemoteAE, SendOutcome
+from dicom_bridge.net import PacsClient, PacsOptions, RemoteAE, SendOutcome, TlsFiles
+from dicom_bridge.net.scp.connection import Rules
+from dicom_bridge.net.scp.process import Layout, ProcessSettings
+from dicom_bridge.net.scp.rooms import Limits
+from dicom_bridge.net.scp.sink import Titles
+from dicom_bridge.net.scp.store import StoreOptions
 from dicom_bridge.net.scp.supervisor import Sizes
+from tests.certificates import Authority
 from tests.dicom_bridge.net.processes import Zone, key, running_processes
 from tests.pacs import ONCE, QUICK, SmallStudy, StudyForm, write_small_study
 from tests.waiting import wait_for
 
 pytestmark = pytest.mark.integration
+
+
+def test_settings_reach_a_process_unchanged(tmp_path: Path) -> None:
+    settings = ProcessSettings(
+        number=1,
+        processes=2,
+        listener=7,
+        board=8,
+        layout=Layout(tmp_path, tmp_path / "receiving"),
+        rules=Rules(Titles("NODE", frozenset({"A", "B"})), Limits(3, 2), 4.0, 5.0, 6.0),
+        options=StoreOptions(tmp_path, tmp_path / "receiving" / "spool", "1", 10, 20, 30),
+        log_segments=2,
+        segment_bytes=1 << 20,
+        tls=TlsFiles(tmp_path / "c", tmp_path / "k", tmp_path / "a", "non-downgrading"),
+    )
+    assert ProcessSettings.from_json(json.loads(json.dumps(settings.to_json()))) == settings
+
+
+def test_objects_come_over_tls(study: SmallStudy, zone: Zone, tmp_path: Path) -> None:
+    authority = Authority(tmp_path / "ca", "Hospital")
+    pair = authority.issue("node")
+    files = TlsFiles(pair.certificate, pair.key, authority.path)
+    with running_processes(zone, tls=files) as (_, remote):
+        zone.expect(study.paths)
+        options = PacsOptions(tls=files)
+        sender = PacsClient(
+            remote, calling_ae="STORESCU", timeouts=QUICK, retry=ONCE, options=options
+        )
+        assert statuses(sender.send(study.paths)) == [0, 0, 0]
+        zone.wait_stored(3)
 
 
 def client(remote: RemoteAE, calling_ae: str = "STORESCU") -> PacsClient:
