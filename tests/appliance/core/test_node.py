@@ -6,6 +6,7 @@ import json
 import subprocess
 from collections.abc import Iterator
 from dataclasses import dataclass
+from pathlib import Path
 
 import pydicom
 import pytest
@@ -24,6 +25,7 @@ from appliance.settings import settings_from, settings_toml
 from appliance.store import DatasetState, ResultState, StudyRow
 from dicom_bridge.net import PacsClient, RemoteAE, StudyCriteria
 from dicom_bridge.seg import check_seg
+from federation.audit_chain import read_entries
 from federation.learning.prepared import Split, read_manifest
 from federation.manifest import ModelManifest
 from federation.node.site_port import PlanDecision
@@ -281,3 +283,88 @@ def test_a_withdrawal_erases_and_stays(
     assert len(listed) == 3
     assert node.state.datasets.get("auto").state is DatasetState.APPROVED
     assert len(node.datasets.usable("auto")) == 1
+
+
+@pytest.mark.long
+def test_late_images_make_a_new_version_and_leave_the_frozen_data_set(
+    node: Node, hospital: Hospital, tmp_path: Path
+) -> None:
+    signed = sign(small_plan(), Ed25519PrivateKey.generate())
+    node.site.offer(signed)
+    wait_for(lambda: node.site.decision(signed.hash) == PlanDecision.approved(), what="approval")
+    prepared = node.site.prepare(signed.hash)
+    bytes_before = {path.name: path.read_bytes() for path in prepared.iterdir()}
+    key = node.identities.study_key(hospital.studies[0].StudyInstanceUID)
+    first = node.state.studies.get(key)
+    image = node.home.research / CaseFiles(first.subject, first.session).image("FLAIR")
+    content = image.read_bytes()
+    late = []
+    for number, path in enumerate(hospital.studies[0].flair[:2]):
+        dataset = pydicom.dcmread(path)
+        dataset.SeriesInstanceUID = "2.25.4711"
+        dataset.SOPInstanceUID = f"2.25.4711{number}"
+        dataset.file_meta.MediaStorageSOPInstanceUID = dataset.SOPInstanceUID
+        dataset.SeriesDescription, dataset.SeriesNumber = "localizer", 99
+        dataset.ImageType = ["ORIGINAL", "PRIMARY", "LOCALIZER"]
+        late.append(tmp_path / f"{number}.dcm")
+        dataset.save_as(late[-1], enforce_file_format=True)
+    assert all(outcome.ok for outcome in hospital.client().send(late))
+    pulled = node.operations.pull("main", (key,))
+    assert (pulled.late, pulled.reopened) == (1, 1)
+    wait_for(
+        lambda: (
+            node.state.studies.get(key).version == 2
+            and node.state.studies.get(key).state is State.READY
+        ),
+        what="the second version",
+        seconds=400,
+    )
+    second = node.state.studies.get(key)
+    assert second.received == first.received + 2
+    assert image.read_bytes() == content
+    newer = node.home.research / CaseFiles(second.subject, second.session).image("FLAIR")
+    assert newer.read_bytes() == content, "the same slices again, under the new version's name"
+    assert node.site.prepare(signed.hash) == prepared
+    assert {path.name: path.read_bytes() for path in prepared.iterdir()} == bytes_before
+    assert [entry.object for entry in read_entries(node.home.audit_file)].count(key) >= 1
+    validator = require_tool("bids-validator-deno")
+    done = subprocess.run(
+        [str(validator), "--format", "json", str(node.home.bids)],
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    issues = json.loads(done.stdout)["issues"]["issues"]
+    assert [issue for issue in issues if issue["severity"] == "error"] == []
+
+
+def planted(study: WrittenStudy) -> set[bytes]:
+    """Everything identifying that stands in a study's headers, also staff that others share."""
+    return {v.encode() for kind in ("names", "ids", "uids") for v in study.planted[kind]}
+
+
+@pytest.mark.long
+def test_a_withdrawn_patient_leaves_nothing_in_a_real_home(node: Node, hospital: Hospital) -> None:
+    study = hospital.studies[0]
+    key = node.identities.study_key(study.StudyInstanceUID)
+    row = node.state.studies.get(key)
+    words = {word for word in planted(study) if len(word) > 4} | {row.subject.encode()}
+    words -= set().union(*(planted(other) for other in hospital.studies[1:]))
+    assert str(pydicom.dcmread(study.flair[0]).PatientID).encode() in words
+    gone = node.operations.withdraw_patient(key, reason="the patient asked")
+    assert gone.studies >= 1
+
+    def nothing_left() -> bool:
+        """No word in any name or file; the receiver's log is overwritten once it is idle."""
+        for path in node.home.root.rglob("*"):
+            name = str(path.relative_to(node.home.root)).encode()
+            data = path.read_bytes() if path.is_file() else b""
+            if any(word in name or word in data for word in words):
+                return False
+        return True
+
+    wait_for(nothing_left, what="the last trace to go", seconds=120, every=2.0)
+    pulled = node.operations.pull("main", ())
+    assert pulled.refused >= 1
+    assert node.state.studies.find(key) is None
+    assert node.state.datasets.get("auto").erased >= 1
