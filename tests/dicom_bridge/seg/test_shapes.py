@@ -168,6 +168,7 @@ def test_masks_that_cover_a_part_only(tmp_path: Path) -> None:
 
 
 @pytest.mark.long
+@pytest.mark.timeout(600)
 def test_400_slices_and_300_lesions(tmp_path: Path) -> None:
     layout = Layout(
         orientation=cosines("oblique"),
