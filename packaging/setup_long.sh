@@ -1,6 +1,6 @@
 #!/usr/bin/env bash
-# What `make test-long` needs beyond `make setup`: Chromium (Debian) and the OHIF viewer (npm).
-# Repeatable. The viewer goes into ${CLINODE_TEST_CACHE:-~/.cache/clinode-tests}, never into git.
+# What `make test-long` needs beyond `make setup`: Chromium (Debian) and viewers (npm).
+# Repeatable. The viewers go into ${CLINODE_TEST_CACHE:-~/.cache/clinode-tests}, never into git.
 set -euo pipefail
 cd "$(dirname "$0")/.."
 
@@ -27,30 +27,43 @@ if [ ${#missing[@]} -gt 0 ]; then
   fi
 fi
 
-# One line per file in viewers.sha512: its digest, and NAME-VERSION.tgz as `npm pack` names it.
-while read -r digest file; do
-  folder=$cache/${file%.tgz}
+fetch() { # digest name@version folder
+  local digest=$1 package=$2 folder=$3 part file
+  part=$(mktemp -d)
+  say "Fetching $package from npm ..."
+  if ! npm pack --silent --pack-destination "$part" "$package" >/dev/null; then
+    rm -rf "$part"
+    say "$package could not be fetched from npm." >&2
+    return 1
+  fi
+  file=$(echo "$part"/*.tgz)
+  if ! printf '%s  %s\n' "$digest" "$file" | sha512sum --check --quiet --strict; then
+    rm -rf "$part"
+    say "$package is not the file that packaging/viewers.sha512 names: it is not used." >&2
+    return 1
+  fi
+  tar -xzf "$file" -C "$part" --exclude='*.map' --exclude='package/node_modules'
+  mkdir -p "$cache"
+  rm -rf "$folder"
+  mv "$part/package" "$folder"
+  printf '%s\n' "$digest" >"$folder/.complete"
+  rm -rf "$part"
+}
+
+failed=0
+while read -r digest package; do
+  case $digest in '#'*) continue ;; esac
+  name=${package#@}
+  name=${name//\//-}
+  folder=$cache/${name%@*}-${name##*@}
   if [ -f "$folder/.complete" ] && [ "$(cat "$folder/.complete")" = "$digest" ]; then
-    say "The viewer is here: $folder"
     continue
   fi
   if ! command -v npm >/dev/null; then
-    say "npm is not installed: $file cannot be fetched. The viewer tests skip, and fail where CI=true." >&2
+    say "npm is not installed: $package cannot be fetched. The viewer tests skip, and fail where CI=true." >&2
     continue
   fi
-  version=${file#ohif-app-}
-  part=$(mktemp -d)
-  trap 'rm -rf "$part"' EXIT
-  say "Fetching @ohif/app ${version%.tgz} from npm (48 MB) ..."
-  npm pack --silent --pack-destination "$part" "@ohif/app@${version%.tgz}" >/dev/null
-  printf '%s  %s\n' "$digest" "$part/$file" | sha512sum --check --quiet --strict
-  # Only the built files are needed, without the maps to their sources.
-  tar -xzf "$part/$file" -C "$part" --exclude='*.map' package/dist
-  mkdir -p "$cache"
-  rm -rf "$folder"
-  mkdir "$folder"
-  mv "$part/package/dist" "$folder/dist"
-  printf '%s\n' "$digest" >"$folder/.complete"
-  rm -rf "$part"
-  say "The viewer is here: $folder"
+  fetch "$digest" "$package" "$folder" || failed=1
 done <"$sums"
+[ $failed = 0 ] && say "The viewers for the tests are in $cache"
+exit $failed

@@ -10,7 +10,7 @@ from pathlib import Path
 import numpy as np
 import pydicom
 from numpy.typing import NDArray
-from pydicom.uid import generate_uid
+from pydicom.uid import UID, generate_uid
 
 from appliance.demo.phantom import PhantomRequest, make_study, write_study
 from dicom_bridge.convert import SourceSeries
@@ -62,8 +62,8 @@ class Scene:
         return tuple(spec for spec in SEGMENTS if np.any(self.mask == spec.number))
 
 
-def _uid(*parts: str) -> str:
-    return str(generate_uid(entropy_srcs=["viewer test", *parts]))
+def _uid(*parts: str) -> UID:
+    return generate_uid(entropy_srcs=["viewer test", *parts])
 
 
 def add_seg(scene: Scene, folder: Path, name: str, mask: NDArray[np.uint8]) -> SegWritten:
@@ -149,7 +149,7 @@ def oblique_scene(folder: Path) -> Scene:
     random = np.random.default_rng(3)
     mask[30:38, 10:20, 4:9] = random.random((8, 10, 5)) < 0.7
     mask[10:13, 30:40, 7:12] = 2
-    mask[0, 0, 6] = mask[52, 44, 6] = 1
+    mask[1, 1, 6] = mask[51, 43, 6] = 1  # the viewer cuts half of the outermost pixels off
     return Scene("oblique", source, _pixels(source, files), mask, (4, 6, 8, 11, 12), files)
 
 

@@ -78,15 +78,25 @@ def cache_folder() -> Path:
     return Path(chosen) if chosen else Path.home() / ".cache" / "clinode-tests"
 
 
-def find_ohif() -> Path:
-    """The viewer's files; without them the test is skipped, and fails where ``CI=true``."""
-    dist = cache_folder() / f"ohif-app-{VERSION}" / "dist"
-    if (dist / "index.html").is_file():
-        return dist
-    message = f"OHIF {VERSION} is not here: run `bash packaging/setup_long.sh` (it needs npm)"
+def find_viewer(name: str, file: str) -> Path:
+    """A fetched viewer's folder; without it the test is skipped, and fails where ``CI=true``.
+
+    Args:
+        name: package and version, such as "dwv-0.36.4".
+        file: a file that must be in it.
+    """
+    folder = cache_folder() / name
+    if (folder / file).is_file():
+        return folder
+    message = f"{name} is not here: run `bash packaging/setup_long.sh` (it needs npm)"
     if in_ci():
         pytest.fail(message)
     pytest.skip(message)
+
+
+def find_ohif() -> Path:
+    """OHIF's built files."""
+    return find_viewer(f"ohif-app-{VERSION}", "dist/index.html") / "dist"
 
 
 class _Handler(BaseHTTPRequestHandler):
