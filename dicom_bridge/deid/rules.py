@@ -85,6 +85,7 @@ PATIENT_TAGS = frozenset({0x00100010, 0x00100020})
 CODE_VALUE, CODE_SCHEME, CODE_MEANING = 0x00080100, 0x00080102, 0x00080104
 CONTENT_SEQUENCE, GRAPHIC_OBJECTS, GRAPHIC_ANNOTATION = 0x0040A730, 0x00700009, 0x00700001
 OURS = frozenset({0x00120062, 0x00120063, 0x00120064, 0x00280303})
+DECLARED_SAFE = 0x00080300  # what a sender says of private blocks that are judged anew
 ENCAPSULATED_PDF, DOCUMENT = "1.2.840.10008.5.1.4.1.1.104.1", 0x00420011
 UNASSIGNED = frozenset({0x00209170, 0x00209171})  # any attribute of the converted image
 TECHNICAL_GROUPS = frozenset({0x0018, 0x0020, 0x0028, 0x0040, 0x0054})
@@ -257,6 +258,7 @@ class _Compiler:
         if (
             known is None
             or tag in OURS
+            or tag == DECLARED_SAFE
             or group % 2
             or group in (2, 0xFFFC)
             or group >> 8

@@ -43,6 +43,10 @@ ITEM_STOP = struct.pack("<HHI", 0xFFFE, 0xE00D, 0)
 SEQUENCE_STOP = struct.pack("<HHI", 0xFFFE, 0xE0DD, 0)
 _SHORT_HEAD = struct.Struct("<HH2sH")
 _LONG_HEAD = struct.Struct("<HH2sHI")
+_TEXTS, _CODE_STRING = (
+    frozenset({b"LO", b"SH"}),
+    frozenset({b"CS"}),
+)  # codes that some write as text
 _DUMMY_FREE = frozenset({b"US", b"SS", b"UL", b"SL", b"FL", b"FD", b"DS", b"IS", b"AT", b"SQ"})
 
 
@@ -249,7 +253,9 @@ class Walker:
     ) -> None:
         """Elements whose fate depends on their neighbours, the patient, or what they contain."""
         tag, vr, start, end = element[:4]
-        if vr not in rule.vrs:
+        if vr in _TEXTS and rule.vrs == _CODE_STRING and rule.method is Method.JUDGE:
+            outcome = self._judge(tag, b"CS", rule, self._body[start:end])
+        elif vr not in rule.vrs:
             outcome = _fallback(tag, min(rule.vrs), rule)
         elif rule.method is Method.SEQUENCE:
             self._sequence(element, rule, depth)

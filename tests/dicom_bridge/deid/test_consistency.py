@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import io
+import subprocess
+import sys
 from pathlib import Path
 
 import numpy as np
@@ -218,3 +220,38 @@ def test_an_identifying_uid_that_is_missing_is_refused() -> None:
     ds.StudyInstanceUID = ""
     with pytest.raises(DataRefused, match="Study Instance UID"):
         through(ds)
+
+
+_CHILD = """
+import sys
+from dicom_bridge.deid import Profile, Pseudonymizer, deidentify_file
+from pathlib import Path
+secret, project, folder = bytes.fromhex(sys.argv[1]), sys.argv[2], Path(sys.argv[3])
+for path in sorted(folder.glob("*.dcm")):
+    target = folder / project / path.name
+    deidentify_file(path, target, Profile.basic(), Pseudonymizer(secret, project))
+"""
+
+
+@pytest.mark.integration
+def test_another_process_gives_the_same_and_another_project_nothing_in_common(
+    tmp_path: Path,
+) -> None:
+    ours = pseudonymizer()
+    for number in (1, 2):
+        (tmp_path / f"{number}.dcm").write_bytes(file_bytes(mr_image(number)))
+    for project in (ours.project, "other"):
+        arguments = [ours.secret.hex(), project, str(tmp_path)]
+        subprocess.run([sys.executable, "-c", _CHILD, *arguments], check=True)
+    uids: dict[str, set[str]] = {}
+    for project in (ours.project, "other"):
+        for number in (1, 2):
+            found = dcmread(tmp_path / project / f"{number}.dcm")
+            names = uids.setdefault(project, set())
+            names |= {str(e.value) for e in found.iterall() if e.VR == "UI"}
+            names |= {str(found.PatientID), str(found.PatientName)}
+    for number in (1, 2):
+        here = deidentify_bytes(file_bytes(mr_image(number)), BASIC, ours)
+        assert (tmp_path / ours.project / f"{number}.dcm").read_bytes() == b"".join(here.parts)
+    common = uids[ours.project] & uids["other"]
+    assert all(uid.startswith("1.2.840.10008.") for uid in common)

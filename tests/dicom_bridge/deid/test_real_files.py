@@ -113,3 +113,37 @@ def test_a_whole_real_series_keeps_pixels_and_geometry(tmp_path: Path) -> None:
         series.add(after.SeriesInstanceUID)
         study.add(after.StudyInstanceUID)
     assert len(series) == len(study) == 1
+
+
+def _every_series(folder: Path) -> dict[str, list[Path]]:
+    """All series of the shared data, packed ones unpacked into a folder."""
+    for archive in sorted(shared_dir("data", "dicom").glob("*.tar.xz")):
+        with tarfile.open(archive) as packed:
+            packed.extractall(folder, filter="data")
+    found: dict[str, list[Path]] = {}
+    for root in (folder, shared_dir("data", "dicom"), shared_dir("data", "seg")):
+        for path in sorted(root.rglob("*")):
+            if path.is_file() and path.read_bytes()[128:132] == b"DICM":
+                found.setdefault(str(path.parent), []).append(path)
+    return found
+
+
+@pytest.mark.long
+@pytest.mark.timeout(1200)
+@pytest.mark.filterwarnings("ignore::UserWarning")
+def test_every_real_series_comes_out_as_valid_as_it_was(tmp_path: Path) -> None:
+    series = _every_series(tmp_path / "in")
+    done, refused = 0, 0
+    for paths in series.values():
+        for path in paths[:: max(1, len(paths) // 10)]:
+            out = tmp_path / f"{done}.dcm"
+            try:
+                deidentify_file(path, out, BASIC, pseudonymizer())
+            except DataRefused:
+                refused += 1
+                continue
+            done += 1
+            assert _errors(out) <= _errors(path), path
+            out.unlink()
+    assert done > 300
+    assert refused <= 0.1 * done
