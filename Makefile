@@ -4,10 +4,10 @@ PY := .venv/bin/python
 STAMP := .venv/.ready
 
 .DEFAULT_GOAL := help
-.PHONY: help setup check test test-long demo bench docs bundle format clean
+.PHONY: help setup check test test-long demo bench bench-dicom bench-deidentify docs bundle format clean
 
 help: ## list the targets
-	@awk -F ':.*## ' '/^[a-z-]+:.*## /{printf "  make %-10s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
+	@awk -F ':.*## ' '/^[a-z-]+:.*## /{printf "  make %-17s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
 
 $(STAMP): packaging/constraints.txt packaging/setup.sh pyproject.toml
 	@bash packaging/setup.sh
@@ -21,11 +21,22 @@ check: $(STAMP) ## format, lint, types, import contracts, unit tests (under 3 mi
 test: $(STAMP) ## everything: checks, unit, property, integration and system tests with coverage
 	@bash packaging/test.sh
 
+test-long: $(STAMP) ## minutes each: a real viewer, 10,000 instances with kills, fuzzing (also installs Chromium)
+	@bash packaging/setup_long.sh
+	@bash packaging/test_long.sh
+
 demo: $(STAMP) ## three hospitals, their PACS and a coordinator on this machine; DEMO="--keep" passes options
 	@.venv/bin/clinode demo $(DEMO)
 
 bench: $(STAMP) ## side-by-side measurements
 	@$(PY) -m benchmarks
+
+bench-dicom: $(STAMP) ## receivers side by side: this node, storescp, Orthanc, plain pynetdicom
+	@$(PY) -m benchmarks.dicom
+
+bench-deidentify: $(STAMP) ## de-identifiers side by side: instances per second and leaks (installs the peers)
+	@$(PY) -m pip install -q -c packaging/constraints.txt -e '.[bench]'
+	@$(PY) -m benchmarks.deidentification
 
 docs: $(STAMP) ## regenerate the generated parts of docs/ (diagrams, command reference)
 	@$(PY) packaging/generate_docs.py
