@@ -81,8 +81,7 @@ def read_labels(work: LabelWork) -> tuple[LabelRead, ...]:
     """Judge segmentations and write the expert's on the FLAIR's grid; runs in a worker process."""
     remove_tree(work.out)
     work.out.mkdir(mode=0o700, parents=True)
-    base = policy_of(work.labels)
-    policy = ExpertPolicy(base.codes, base.creators, unnamed=True, own=work.own)
+    policy = policy_of(work.labels, work.own)
     return tuple(_read(work, policy, path) for path in work.files)
 
 
@@ -90,6 +89,7 @@ def _read(work: LabelWork, policy: ExpertPolicy, path: Path) -> LabelRead:
     import numpy as np
 
     from appliance.imaging.volume import Volume, save_volume
+    from appliance.pipeline.stages.convert import label_values
     from appliance.pipeline.stages.publish import compress
     from dicom_bridge.convert.frames import attribute
     from dicom_bridge.seg import read_seg, referenced_series
@@ -106,12 +106,9 @@ def _read(work: LabelWork, policy: ExpertPolicy, path: Path) -> LabelRead:
         content = read_seg(path, work.source)
     except DicomBridgeError as error:
         return LabelRead(None, "", "", 0, str(error))
-    codes = codes_of(header, policy)
-    values = np.zeros(work.source.geometry.shape, dtype=np.uint8)
-    for segment in content.segments:
-        code = codes.get(segment.number)
-        if code is not None:
-            values[segment.mask > 0] = work.labels.codes[":".join(code)]
+    values = label_values(content, work.labels.codes, codes_of(header, policy))
+    if values is None:
+        return LabelRead(None, "", "", 0, "no segment with a mapped code has a voxel")
     plain = work.out / f"{path.stem}.nii"
     save_volume(Volume(values, work.source.geometry.affine), plain)
     image = plain.with_suffix(".nii.gz")

@@ -243,6 +243,7 @@ class Node:
             self._pool,
             table,
             observer=self._options.observer,
+            own=lambda study_key: self._results.marks(study_key),
         )
 
     def _make_intake(self) -> Intake:

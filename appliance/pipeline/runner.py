@@ -28,11 +28,19 @@ from appliance.errors import ApplianceError
 from appliance.home import Home, remove_tree, sync_folder
 from appliance.pipeline.pool import WorkerDied, WorkerPool
 from appliance.pipeline.states import ARROWS, Event, Point, Stage, StageEvent, State, reached
-from appliance.pipeline.work import RECEIVED, STAGES, TEMPORARY, StageResult, StageWork
+from appliance.pipeline.work import (
+    RECEIVED,
+    STAGES,
+    TEMPORARY,
+    StageResult,
+    StageWork,
+    no_marks,
+)
 from appliance.pipeline.worker import Answer
 from appliance.settings import RetrySection, Settings
 from appliance.store import Claim, NodeState, Outcome
 from dicom_bridge.errors import DicomBridgeError
+from dicom_bridge.seg.expert import OwnMarks
 
 _log = structlog.get_logger(__name__)
 
@@ -100,8 +108,10 @@ class Runner:
         table: StageTable,
         *,
         observer: Observer = lambda _event: None,
+        own: Callable[[str], OwnMarks] = no_marks,
     ) -> None:
         self._state = state
+        self._own = own
         self._home = home
         self._settings = settings
         self._pool = pool
@@ -192,6 +202,7 @@ class Runner:
             qc_released=study.qc_released,
             threads=self._settings.resources.threads,
             version=study.version,
+            own=self._own(study.study_key),
         )
         self._tell(claim, Point.CLAIMED)
         future = self._pool.submit(self._table.run[claim.stage], work)

@@ -9,6 +9,7 @@ from pathlib import Path
 from appliance.home import Home
 from appliance.pipeline.states import Stage
 from appliance.settings import Settings
+from dicom_bridge.seg.expert import OwnMarks
 from federation.canonical import JSON
 
 RECEIVED = "received"
@@ -20,6 +21,12 @@ QC_FILE = "qc.json"
 """The quality report of `check`."""
 TREE = "tree"
 """Folder of `publish` that mirrors ``research/PROJECT``."""
+
+
+def no_marks(study_key: str) -> OwnMarks:
+    """What results of ours can be recognised by where there are none; it travels to workers."""
+    del study_key
+    return OwnMarks(labels={})
 
 
 @dataclass(frozen=True, slots=True)
@@ -38,6 +45,7 @@ class StageWork:
         qc_released: a person released the study's quality findings.
         threads: threads that the stage may use.
         version: the study's version.
+        own: what this node's results of the study can be recognised by.
     """
 
     stage: Stage
@@ -51,6 +59,7 @@ class StageWork:
     qc_released: bool = False
     threads: int = 1
     version: int = 1
+    own: OwnMarks = field(default_factory=lambda: no_marks(""), repr=False)
 
     @property
     def received(self) -> Path:

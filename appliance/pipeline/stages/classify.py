@@ -10,7 +10,7 @@ from appliance.pipeline.work import StageResult, StageWork
 from appliance.settings import LabelsSection
 from dicom_bridge.classify import SeriesKind, StudyScan, scan_study, select_inputs
 from dicom_bridge.errors import DataRefused
-from dicom_bridge.seg.expert import ExpertPolicy, is_expert
+from dicom_bridge.seg.expert import ExpertPolicy, OwnMarks, is_expert
 
 
 def run(work: StageWork) -> StageResult:
@@ -30,7 +30,7 @@ def run(work: StageWork) -> StageResult:
     if not chosen:
         names = ", ".join(work.settings.imaging.inputs)
         raise DataRefused(f"the study has none of the wanted series ({names})")
-    labels, notes = expert_segmentations(scan, policy_of(work.settings.labels))
+    labels, notes = expert_segmentations(scan, policy_of(work.settings.labels, work.own))
     inputs = {
         kind.value: tuple(_relative(path, work) for path in series.files)
         for kind, series in chosen.items()
@@ -47,10 +47,17 @@ def run(work: StageWork) -> StageResult:
     )
 
 
-def policy_of(labels: LabelsSection) -> ExpertPolicy:
-    """Which segmentations count as an expert's, from the settings."""
+def policy_of(labels: LabelsSection, own: OwnMarks | None = None) -> ExpertPolicy:
+    """Which segmentations count as an expert's.
+
+    Args:
+        labels: the site's settings.
+        own: what this node's results can be recognised by: their corrected copies count, also
+            where the viewer names nobody.
+    """
     codes = frozenset((scheme, value) for scheme, value in map(_code, labels.codes))
-    return ExpertPolicy(creators=frozenset(labels.creators), codes=codes)
+    creators = frozenset(labels.creators)
+    return ExpertPolicy(codes, creators, unnamed=own is not None, own=own or OwnMarks())
 
 
 def _code(text: str) -> tuple[str, str]:

@@ -8,15 +8,20 @@ from __future__ import annotations
 
 import json
 import shutil
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
 import numpy as np
+from pydicom.dataset import Dataset
 
 from appliance.imaging.volume import Volume, save_volume
+from appliance.pipeline.stages.classify import policy_of
 from appliance.pipeline.stages.selection import Selection, read_selection
 from appliance.pipeline.work import SOURCE_PREFIX, StageResult, StageWork
 from dicom_bridge.convert import Converted, convert_series
+from dicom_bridge.convert.frames import attribute
 from dicom_bridge.seg import SegContent, read_seg, referenced_series
+from dicom_bridge.seg.expert import codes_of
+from dicom_bridge.seg.read import open_seg
 from federation.canonical import JSON
 
 LABEL_FILE = "label.nii"
@@ -66,36 +71,47 @@ def _label(
     if reference is None or not selection.labels:
         return None, ()
     notes = []
-    for name in selection.labels:
+    policy = policy_of(work.settings.labels, work.own)
+    headers = {name: open_seg(work.received / name, pixels=False) for name in selection.labels}
+    for name in sorted(headers, key=lambda name: _made_at(headers[name]), reverse=True):
         path = work.received / name
         if referenced_series(path) != reference.source.SeriesInstanceUID:
             notes.append(f"a segmentation refers to another series than the {REFERENCE}")
             continue
-        values = label_values(read_seg(path, reference.source), work.settings.labels.codes)
+        meanings = codes_of(headers[name], policy)
+        content = read_seg(path, reference.source)
+        values = label_values(content, work.settings.labels.codes, meanings)
         if values is None:
             notes.append("a segmentation holds no segment with a mapped code")
             continue
         if len(selection.labels) > 1:
-            notes.append("several expert segmentations: the first that fits was taken")
+            notes.append("several expert segmentations: the newest that fits was taken")
         save_volume(Volume(values, reference.geometry.affine), work.out / LABEL_FILE)
         return int(np.count_nonzero(values)), notes
     return None, notes
 
 
-def label_values(content: SegContent, codes: dict[str, int]) -> np.ndarray | None:
+def _made_at(header: Dataset) -> str:
+    """ContentDate and ContentTime, for the order only."""
+    return "".join(str(attribute(header, k) or "") for k in ("ContentDate", "ContentTime"))
+
+
+def label_values(
+    content: SegContent, codes: Mapping[str, int], meanings: Mapping[int, tuple[str, str]]
+) -> np.ndarray | None:
     """The site's label values of a SEG on its source's grid.
 
     Args:
         content: the segments.
         codes: ``SCHEME:VALUE`` of the property type to the label value.
+        meanings: SegmentNumber to (scheme, value), as `dicom_bridge.seg.expert.codes_of` gives it.
 
     Returns:
         uint8 (I, J, K), or None where no segment has a mapped code.
     """
     values: np.ndarray | None = None
     for segment in content.segments:
-        code = segment.type_code
-        value = codes.get(f"{code.scheme}:{code.value}") if code is not None else None
+        value = codes.get(":".join(meanings.get(segment.number, ())))
         if value is None:
             continue
         if values is None:

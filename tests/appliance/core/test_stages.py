@@ -113,10 +113,10 @@ def test_labels_map_by_code() -> None:
         ReferencedSeriesInstanceUID="",
         SOPInstanceUID="",
     )
-    values = label_values(content, {"SCT:52988006": 3})
+    values = label_values(content, {"SCT:52988006": 3}, {1: ("SCT", "52988006")})
     assert values is not None
     assert values.tolist() == (masks[0] * 3).tolist()
-    assert label_values(content, {"SCT:2": 3}) is None
+    assert label_values(content, {"SCT:2": 3}, {1: ("SCT", "52988006")}) is None
     policy = policy_of(LabelsSection(creators=("A",), codes={"SCT:52988006": 3}))
     assert policy.codes == {("SCT", "52988006")}
 
