@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import io
+import re
+import subprocess
 from dataclasses import replace
 from pathlib import Path
 
@@ -26,6 +28,7 @@ from dicom_bridge.deid.painting import paint_native
 from dicom_bridge.deid.pixels import ImageFacts
 from dicom_bridge.errors import DataRefused, SettingsRefused
 from tests.dicom_bridge.deid.objects import BASIC, file_bytes, mr_image, pseudonymizer
+from tests.tools import require_tool
 
 ROWS, COLUMNS = 64, 160
 BOX = (0, 0, COLUMNS, 24)
@@ -339,3 +342,31 @@ def test_trusting_the_detection_needs_the_detection() -> None:
         out(ultrasound(), trusting)
     with pytest.raises(DataRefused, match="ultrasound"):
         out(clean, BASIC)
+
+
+def _errors(path: Path) -> set[str]:
+    """dciodvfy's errors, without values and item numbers."""
+    tool = require_tool("dciodvfy")
+    done = subprocess.run(
+        [str(tool), "-new", str(path)], capture_output=True, text=True, check=False
+    )
+    lines = (done.stdout + done.stderr).splitlines()
+    return {re.sub(r"= <[^>]*>|\[\d+\]", "", line) for line in lines if line.startswith("Error")}
+
+
+@pytest.mark.integration
+def test_masked_objects_are_as_valid_as_they_were(tmp_path: Path) -> None:
+    compressed = coloured(0)
+    plain = file_bytes(compressed)
+    compressed.compress(RLELossless, generate_instance_uid=False)
+    contents = (
+        plain,
+        file_bytes(ultrasound(3)),
+        file_bytes(coloured(1)),
+        file_bytes(compressed, RLELossless),
+    )
+    for content in contents:
+        before, after = tmp_path / "before.dcm", tmp_path / "after.dcm"
+        before.write_bytes(content)
+        after.write_bytes(b"".join(deidentify_bytes(content, MASKED, pseudonymizer()).parts))
+        assert _errors(after) <= _errors(before)
