@@ -35,13 +35,13 @@ def check(scores: Scores, patients: int) -> None:
     assert scores.out == (len(MAKERS) - 3) * patients
 
 
-def test_objects_of_three_patients_are_scored_right() -> None:
-    scores = score_cohort(3)
+def test_objects_of_two_patients_are_scored_right() -> None:
+    scores = score_cohort(2)
     assert {verdict.kind for verdict in scores.verdicts} == KINDS
     assert {verdict.expected.action for verdict in scores.verdicts} == set(Action)
     letters = {verdict.expected.hipaa for verdict in scores.verdicts} - {""}
     assert letters == set(HIPAA) - {"Q"}  # faces are taken out after conversion
-    check(scores, 3)
+    check(scores, 2)
 
 
 @pytest.mark.long

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from concurrent.futures.process import BrokenProcessPool
 from dataclasses import replace
 from pathlib import Path
 
@@ -19,7 +20,7 @@ from dicom_bridge.deid import (
     tree,
 )
 from dicom_bridge.deid.profile_text import profile_text
-from dicom_bridge.errors import SettingsRefused
+from dicom_bridge.errors import DicomBridgeError, SettingsRefused
 from tests.dicom_bridge.deid.objects import file_bytes, mr_image, pseudonymizer, write
 
 
@@ -210,3 +211,15 @@ def test_the_printed_profile_is_the_default(tmp_path: Path) -> None:
     path.write_text(wanted)
     assert Profile.load(path).options == {Option.RETAIN_MODIFIED_DATES}
     assert all(option in wanted for option in Option)
+
+
+def test_a_killed_process_is_told_in_words(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def killed(*_arguments: object, **_settings: object) -> None:
+        raise BrokenProcessPool("a process in the process pool was terminated abruptly")
+
+    for number in range(1, 6):
+        write(mr_image(number), tmp_path / "in" / f"{number}.dcm")
+    monkeypatch.setattr(tree, "BATCH", 1)
+    monkeypatch.setattr(tree.ProcessPoolExecutor, "submit", killed)
+    with pytest.raises(DicomBridgeError, match="fewer --workers"):
+        deidentify_tree(asked(tmp_path, workers=2))
