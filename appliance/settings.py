@@ -12,11 +12,19 @@ import tomllib
 from collections.abc import Mapping, Sequence
 from datetime import date
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, Literal, Self
 from zoneinfo import ZoneInfo, ZoneInfoNotFoundError
 
 import tomli_w
-from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field, ValidationError
+from pydantic import (
+    AfterValidator,
+    BaseModel,
+    BeforeValidator,
+    ConfigDict,
+    Field,
+    ValidationError,
+    model_validator,
+)
 
 from appliance.errors import ApplianceError
 
@@ -237,7 +245,21 @@ class DeidentificationSection(Section):
     options: tuple[Annotated[str, AfterValidator(_option)], ...] = ()
     """Options of the Basic Profile by their names, such as ``retain-device-identity``."""
     profile: Path | None = None
-    """A profile file (TOML) in place of the built-in Basic Profile."""
+    """A profile file (TOML) in place of the built-in Basic Profile; it names its own options."""
+
+    @model_validator(mode="after")
+    def _agree(self) -> Self:
+        if self.options and self.profile is not None:
+            raise ValueError("options and profile are both given: write the options in the profile")
+        if self.options:
+            from dicom_bridge.deid import Option, Profile
+            from dicom_bridge.errors import SettingsRefused
+
+            try:
+                Profile.basic(Option(name) for name in self.options)
+            except SettingsRefused as refused:
+                raise ValueError(str(refused)) from None
+        return self
 
 
 class ImagingSection(Section):
