@@ -98,6 +98,7 @@ class Placer:
         self._log: WriteAheadLog | None = None
         self._queue: deque[Record] = deque()
         self._wake = threading.Condition()
+        self._idle = False
         self._stopping = False
         self._thread = threading.Thread(target=self._run, name="placer", daemon=True)
 
@@ -115,47 +116,57 @@ class Placer:
             self._thread.join()
 
     def submit(self, record: Record) -> None:
-        """Take a record; called in the log's order."""
+        """Take a record; called in the log's order, on the way to an answer.
+
+        It wakes the placer only where that sleeps for want of work: a wake-up for each object
+        would hand the interpreter to and fro and cost the answers their time.
+        """
         meta = record.meta
         if "path" in meta:
             self.pending.add(str(meta["path"]), str(meta["sha256"]), record.length)
-        with self._wake:
-            self._queue.append(record)
-            self._wake.notify()
+        self._queue.append(record)
+        if self._idle:
+            with self._wake:
+                self._wake.notify()
 
     def _run(self) -> None:
         wiped = True
         while True:
             with self._wake:
-                while not self._queue and not self._stopping:
-                    if not self._wake.wait(timeout=_WIPE_AFTER_S) and not wiped:
-                        break
-                if not self._queue and self._stopping:
-                    return
-                idle = not self._queue
-            if idle:
+                self._idle = True
+                due = bool(self._queue) or self._stopping or self._wake.wait(_WIPE_AFTER_S)
+                self._idle = False
+            if self._queue:
+                self._let_gather()
+                self._settle(self._stage_all())
+                wiped = False
+            elif self._stopping:
+                return
+            elif not due and not wiped:
                 self._wipe()
                 wiped = True
-                continue
-            wiped = False
-            self._settle(self._gather())
 
-    def _gather(self) -> list[Record]:
-        """Copy records out of the log as they come, until it is time to make them durable."""
+    def _let_gather(self) -> None:
+        """Wait while objects keep coming, but not for too long or too many."""
+        most = self._log.capacity // 3 if self._log is not None else 0
+        began, seen = time.monotonic(), 0
+        while not self._stopping and self.pending.bytes < most:
+            count = len(self._queue)
+            if count == seen or time.monotonic() - began > _LONGEST_S:
+                return
+            seen = count
+            time.sleep(_QUIET_S)
+
+    def _stage_all(self) -> list[Record]:
+        """Copy what is there out of the log."""
         batch: list[Record] = []
-        size, began = 0, time.monotonic()
-        while True:
-            with self._wake:
-                if not self._queue and not self._stopping:
-                    self._wake.wait(timeout=_QUIET_S)
-                if not self._queue:
-                    return batch
-                record = self._queue.popleft()
+        size = 0
+        while self._queue and size < _BATCH_BYTES:
+            record = self._queue.popleft()
             self._until_it_works(lambda record=record: self._stage(record))  # type: ignore[misc]
             batch.append(record)
             size += record.length
-            if size >= _BATCH_BYTES or time.monotonic() - began > _LONGEST_S:
-                return batch
+        return batch
 
     def _settle(self, batch: Sequence[Record]) -> None:
         entries: list[Entry] = []

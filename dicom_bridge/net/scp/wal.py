@@ -127,6 +127,11 @@ class WriteAheadLog:
         return sorted(found, key=lambda record: record.seq)
 
     @property
+    def capacity(self) -> int:
+        """Bytes of all segments."""
+        return self._size * len(self._segments)
+
+    @property
     def largest(self) -> int:
         """The largest content that a record can hold, with 64 KiB left for its description."""
         return self._size - (64 << 10)
