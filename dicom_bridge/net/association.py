@@ -135,16 +135,21 @@ def associate(
         yield association
         finished = True
     finally:
-        if finished and association.is_established:
-            association.release()
-        elif association.is_established:
-            association.abort()
-        else:
-            # After an abort pynetdicom waits for the peer to close, and then leaves its own end.
-            association.join(link.timeouts.cancel_grace_s)
-            transport = association.dul.socket
-            if transport is not None:
-                transport.close()
+        _end(association, link, whole=finished)
+
+
+def _end(association: Association, link: Link, *, whole: bool) -> None:
+    """Release an association whose work is done, abort another, and close what is left of it."""
+    if whole and association.is_established:
+        association.release()
+    elif association.is_established:
+        association.abort()
+    else:
+        # After an abort pynetdicom waits for the peer to close, and then leaves its own end open.
+        association.join(link.timeouts.cancel_grace_s)
+        transport = association.dul.socket
+        if transport is not None:
+            transport.close()
 
 
 def _refusal(association: Association, link: Link) -> PeerError:

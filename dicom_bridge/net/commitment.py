@@ -14,6 +14,7 @@ from collections.abc import Mapping
 from pydicom.dataset import Dataset
 from pynetdicom import build_context, build_role, evt
 from pynetdicom.association import Association
+from pynetdicom.dimse_primitives import N_EVENT_REPORT
 
 from dicom_bridge.errors import DataRefused, PeerFailure, SettingsRefused
 from dicom_bridge.net.association import Extras, Link, associate, lost
@@ -155,7 +156,8 @@ class _Reports:
     def on_report(self, event: evt.Event) -> tuple[int, None]:
         """Read a report; one that is none, or answers another request, is refused."""
         try:
-            if event.request.EventTypeID not in EVENTS:
+            request = event.request
+            if not isinstance(request, N_EVENT_REPORT) or request.EventTypeID not in EVENTS:
                 return NO_SUCH_EVENT, None
             report = report_of(event.event_information)
         except Exception:  # edge: hostile bytes; pydicom raises whatever it stumbles over
