@@ -209,3 +209,16 @@ def test_custodians_are_accounts_by_name_or_number() -> None:
     for wrong in ("a b", "", True, "x" * 65):
         with pytest.raises(SettingsInvalid, match="custodians"):
             settings_from(base | {"access": {"custodians": [wrong]}})
+
+
+@pytest.mark.parametrize(
+    ("section", "words"),
+    [
+        ('options = ["retain-full-dates", "retain-modified-dates"]', "contradict each other"),
+        ('options = ["clean-pixel-data"]', "without masks"),
+        ('options = ["retain-uids"]\nprofile = "deid.toml"', "both given"),
+    ],
+)
+def test_options_of_deidentification_that_contradict_are_refused(section: str, words: str) -> None:
+    problems = problems_of(f"{WHOLE}\n[deidentification]\n{section}\n")
+    assert any(words in problem for problem in problems)
