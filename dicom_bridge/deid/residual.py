@@ -124,11 +124,7 @@ def _tokens(identifiers: Identifiers) -> tuple[_Token, ...]:
         for day in identifiers.dates
         for spelling in date_spellings(day)
     ]
-    others = [
-        _Token("other", fold(place), whole=False)
-        for place in identifiers.others
-        if len(place) > 3 and fold(place) not in VENDORS
-    ]
+    others = [_Token("other", fold(o), whole=False) for o in identifiers.others if len(o) > 3]
     return (*names, *ids, *dates, *others)
 
 
