@@ -22,9 +22,11 @@ _TOKEN = re.compile(r"\d+(?:\.\d+)?[^\W\d_]*|[^\W\d_][^\W_]*")
 _NUMBER = re.compile(r"\d{1,2}(?:\.\d{1,3})?")
 _MEASURE = re.compile(
     r"\d{1,4}(?:\.\d{1,3})?"
-    r"(?:mm|cm|ms|sec|min|ml|mg|kv|kvp|mas|hz|mhz|deg|ph|fps|t|s|d|w|x|f|iso|view|views|vw)"
+    r"(?:mm|cm|ms|sec|min|ml|mg|kv|kvp|mas|hz|mhz|deg|ph|slc|sl|ch|dir|fps|t|s|d|w|x|f|iso|view|views|vw)"
 )
-_MARK = re.compile(r"(?:[a-z]|te|tr|ti|fa|gd|sl|br|bf|bv|bl|hr|qr|fl|ge|se|ep|ph|dyn)\d{1,2}[a-z]?")
+_MARK = re.compile(
+    r"(?:[a-z]|te|tr|ti|fa|gd|sl|br|bf|bv|bl|hr|qr|fl|ge|se|ep|ph|dyn|dir|mb)\d{1,2}[a-z]?"
+)
 _B_VALUE = re.compile(r"b\d{1,4}s?|te\d{1,3}|ti\d{1,4}|tr\d{1,4}")
 _JOINT = re.compile(r"[ _\-/.,:;+*&=]{1,2}")
 
