@@ -123,7 +123,7 @@ def test_a_peer_that_aborts_is_said_so(tmp_path: Path) -> None:
     with running_storescp(tmp_path / "scp", options=["--abort-after"]) as remote:
         outcomes = client(remote).send(study.paths)
     assert not any(outcome.ok for outcome in outcomes)
-    assert all("ended the connection" in outcome.words for outcome in outcomes)
+    assert all("it aborted the association" in outcome.words for outcome in outcomes)
 
 
 def test_findscu_and_movescu_through_orthanc(orthanc: Site, tmp_path: Path) -> None:
