@@ -181,7 +181,7 @@ def orthanc(folder: Path, port: int, allowed: frozenset[str]) -> Iterator[Conten
         yield Contender(
             f"Orthanc {pacs.version}",
             pacs.remote,
-            "file in page cache, index in SQLite (not synced per object)",
+            "file synced (SyncStorageArea); index in SQLite, not synced",
             lambda: [pacs.pid],
             empty,
             lambda _count: True,
