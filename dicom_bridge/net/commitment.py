@@ -15,6 +15,7 @@ from pydicom.dataset import Dataset
 from pynetdicom import build_context, build_role, evt
 from pynetdicom.association import Association
 from pynetdicom.dimse_primitives import N_EVENT_REPORT
+from pynetdicom.pdu import P_DATA_TF
 
 from dicom_bridge.errors import DataRefused, PeerFailure, SettingsRefused
 from dicom_bridge.net.association import Extras, Link, associate, lost
@@ -34,6 +35,7 @@ MOST_INSTANCES = 10_000
 PROCESSING_FAILURE = 0x0110
 NO_SUCH_EVENT = 0x0113
 _LOOK_EVERY_S = 0.2
+_ANSWER_S = 5.0
 
 
 def request_of(request: CommitmentRequest) -> Dataset:
@@ -128,7 +130,10 @@ def request_commitment(
     reports = _Reports(request.transaction_uid)
     extras = Extras(
         roles=(build_role(STORAGE_COMMITMENT, scu_role=True, scp_role=False),),
-        handlers=((evt.EVT_N_EVENT_REPORT, reports.on_report),),
+        handlers=(
+            (evt.EVT_N_EVENT_REPORT, reports.on_report),
+            (evt.EVT_PDU_SENT, reports.on_sent),
+        ),
     )
     with associate(link, [build_context(STORAGE_COMMITMENT)], extras) as association:
         status, _ = association.send_n_action(
@@ -146,15 +151,18 @@ class _Reports:
     """Takes the report to one transaction on the association of the request.
 
     pynetdicom answers an N-EVENT-REPORT in a thread of its own, also before the N-ACTION response.
+    The association must not be released before that answer is out.
     """
 
     def __init__(self, transaction_uid: str) -> None:
         self._transaction = transaction_uid
         self._came = threading.Event()
+        self._answering = False
         self._report: CommitmentReport | None = None
 
     def on_report(self, event: evt.Event) -> tuple[int, None]:
         """Read a report; one that is none, or answers another request, is refused."""
+        self._answering = True
         try:
             request = event.request
             if not isinstance(request, N_EVENT_REPORT) or request.EventTypeID not in EVENTS:
@@ -165,8 +173,14 @@ class _Reports:
         if report.transaction_uid != self._transaction:
             return PROCESSING_FAILURE, None
         self._report = report
-        self._came.set()
         return 0x0000, None
+
+    def on_sent(self, event: evt.Event) -> None:
+        """The answer to a report is out."""
+        if self._answering and isinstance(event.pdu, P_DATA_TF):
+            self._answering = False
+            if self._report is not None:
+                self._came.set()
 
     def wait(self, association: Association, seconds: float) -> CommitmentReport | None:
         """The report if it comes in time and before the PACS ends the association."""
@@ -174,4 +188,7 @@ class _Reports:
         while association.is_established and (left := deadline - time.monotonic()) > 0:
             if self._came.wait(min(left, _LOOK_EVERY_S)):
                 break
+        deadline = time.monotonic() + _ANSWER_S
+        while self._answering and association.is_established and time.monotonic() < deadline:
+            self._came.wait(_LOOK_EVERY_S)
         return self._report
