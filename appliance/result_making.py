@@ -138,18 +138,22 @@ class Maker:
     def marks(self, study_key: str) -> OwnMarks:
         """What this node's results of a study, and their corrected copies, can be known by."""
         uids: set[str] = set()
+        series: set[str] = set()
         algorithms: set[str] = set()
         labels: dict[str, tuple[str, str]] = {}
         for row in self._state.results.select(study_key=study_key):
             made = self._uids_of(row)
             uids |= {made.seg, made.report}
+            series.add(made.seg_series)
             algorithms |= {row.algorithm} - {""}
             model = self._state.models.find(row.model_id)
             if model is not None:
                 manifest = ModelManifest.from_json(model.manifest.encode())
                 for spec in segments_of(manifest):
                     labels[spec.label] = (spec.type.scheme, spec.type.value)
-        return OwnMarks(frozenset(uids), frozenset(), frozenset(algorithms), labels)
+        return OwnMarks(
+            frozenset(uids), frozenset(), frozenset(algorithms), labels, frozenset(series)
+        )
 
     def standing(self, study_key: str, algorithm: str, key: str) -> list[ResultRow]:
         """Other results of a study by the same algorithm that nothing has superseded."""
