@@ -83,6 +83,7 @@ def live_once(home: Home, markers: Path, log: Path) -> bool:
             node.wait(60)
 
 
+@pytest.mark.long
 def test_killed_in_every_stage_the_study_still_comes_through(tmp_path: Path) -> None:
     port, markers, log = free_port(), tmp_path / "markers", tmp_path / "node.log"
     markers.mkdir()

@@ -102,7 +102,7 @@ def test_a_missing_template_is_said_in_words(monkeypatch: pytest.MonkeyPatch) ->
     load_atlas.cache_clear()
 
 
-@pytest.mark.integration
+@pytest.mark.long
 def test_real_images_against_the_published_masks() -> None:
     found = {}
     for patient, study in RAW:

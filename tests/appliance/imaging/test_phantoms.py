@@ -20,7 +20,11 @@ from tests.appliance.imaging.heads import dice
 
 pytestmark = pytest.mark.integration
 
-STYLES = ("ge", "siemens", "philips")
+STYLES = (
+    "ge",
+    pytest.param("siemens", marks=pytest.mark.long),
+    pytest.param("philips", marks=pytest.mark.long),
+)
 QUICK = RegistrationOptions(profile="quick")
 
 

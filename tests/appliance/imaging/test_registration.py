@@ -68,7 +68,7 @@ def test_the_thread_count_is_set_for_the_call_alone() -> None:
         pass
 
 
-@pytest.mark.integration
+@pytest.mark.long
 def test_real_pairs_against_the_authors_transforms() -> None:
     errors = []
     for patient, study in RAW:

@@ -20,6 +20,7 @@ def dice_by_level(values: np.ndarray, lesion: np.ndarray) -> np.ndarray:
 
 @pytest.mark.integration
 @pytest.mark.timeout(400)
+@pytest.mark.long
 @pytest.mark.parametrize("style", sorted(STYLES))
 def test_the_best_threshold_of_training_cases_fails_on_held_out_ones(style: str) -> None:
     curves = []

@@ -94,6 +94,7 @@ def test_a_killed_trainer_is_restarted_and_repeats_identically(
     assert trainer.train(job).sha256 == expected.sha256  # output lost: trained again
 
 
+@pytest.mark.long
 def test_a_new_client_goes_on_where_the_old_one_was_killed(bench: Bench, tmp_path: Path) -> None:
     first = bench.train(0)
     second = bench.train(1, first.update)
