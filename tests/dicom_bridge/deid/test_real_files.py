@@ -95,6 +95,14 @@ def test_real_files_leak_nothing_and_stay_as_valid_as_they_were(name: str, tmp_p
     assert done
 
 
+def test_a_class_that_pydicom_does_not_know_keeps_its_name(tmp_path: Path) -> None:
+    path = shared_dir("data", "seg", "dcmqi", "sparse-labelmap-noppv.dcm")
+    deidentify_file(path, tmp_path / "out.dcm", BASIC, pseudonymizer())
+    after = dcmread(tmp_path / "out.dcm")
+    assert after.SOPClassUID == after.file_meta.MediaStorageSOPClassUID
+    assert after.SOPClassUID == "1.2.840.10008.5.1.4.1.1.66.7"
+
+
 @pytest.mark.integration
 def test_a_whole_real_series_keeps_pixels_and_geometry(tmp_path: Path) -> None:
     archive = shared_dir("data", "dicom", "siemens_prisma_mprage.tar.xz")
