@@ -51,7 +51,10 @@ class Contender:
         total = 0.0
         for pid in self.pids():
             for process in _tree(pid):
-                times = process.cpu_times()
+                try:
+                    times = process.cpu_times()
+                except psutil.NoSuchProcess:
+                    continue  # a child that has just ended: its parent's children_ times have it
                 total += times.user + times.system
                 total += times.children_user + times.children_system
         return total
