@@ -8,8 +8,10 @@ from pathlib import Path
 
 from lxml import etree
 
-from appliance.atna import AtnaFeed, AtnaParts, UdpSender
+from appliance.atna import AtnaFeed, AtnaParts, TlsSender, UdpSender
+from dicom_bridge.net.tls import TlsFiles, client_context, server_context
 from federation.audit_chain import AuditChain
+from tests.certificates import Authority
 from tests.dicom_bridge.test_atna import assert_valid
 from tests.waiting import wait_for
 
@@ -77,6 +79,41 @@ def test_messages_reach_a_repository(tmp_path: Path) -> None:
         got.append(repository.recv(65535))
     assert [b"110120" in line for line in got] == [True, False]
     assert [b"110121" in line for line in got] == [False, True]
+
+
+def test_messages_reach_a_repository_over_tls(tmp_path: Path) -> None:
+    authority = Authority(tmp_path / "certificates", "authority")
+    ours, theirs = authority.issue("node"), authority.issue("repository")
+    chain = AuditChain(tmp_path / "audit.jsonl")
+    chain.append("node", "node.started", "hospital-a", {})
+    chain.append("node", "node.stopped", "hospital-a", {})
+    got: list[bytes] = []
+    server = server_context(TlsFiles(theirs.certificate, theirs.key, authority.path))
+    with socket.create_server(("127.0.0.1", 0)) as listener:
+
+        def repository() -> None:
+            """Take both frames (RFC 5425), then end."""
+            plain, _ = listener.accept()
+            with server.wrap_socket(plain, server_side=True) as connection:
+                stream = connection.makefile("rb")
+                for _ in range(2):
+                    length = b""
+                    while not length.endswith(b" "):
+                        length += stream.read(1)
+                    got.append(stream.read(int(length)))
+
+        thread = threading.Thread(target=repository, daemon=True)
+        thread.start()
+        files = TlsFiles(ours.certificate, ours.key, authority.path)
+        port = listener.getsockname()[1]
+        sender = TlsSender("127.0.0.1", port, lambda: client_context(files))
+        feed = AtnaFeed(AtnaParts(chain.path, tmp_path / "atna.log", "N", "a", "h", sender))
+        feed.catch_up()
+        assert feed.forward()
+        thread.join(timeout=20.0)
+        sender.close()
+    lines = (tmp_path / "atna.log").read_bytes().splitlines()
+    assert got == lines
 
 
 class _Away:
