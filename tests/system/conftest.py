@@ -25,7 +25,7 @@ from tests.studies import raw_ms_pairs, write_raw_ms_study
 from tests.tools import REPOSITORY, in_ci, shared_dir
 from tests.waiting import wait_for
 
-LIMIT_S = 900.0
+LIMIT_S = 2400.0  # a machine whose cores are shared may be three times slower than alone
 ROUNDS = 12
 
 

@@ -18,7 +18,7 @@ from tests.system.conftest import ROUNDS, Shown
 from tests.system.leaks import headers_below, needles_of, search
 from tests.tools import require_tool
 
-pytestmark = [pytest.mark.system, pytest.mark.timeout(1200)]
+pytestmark = [pytest.mark.system, pytest.mark.timeout(2700)]
 
 HOSPITALS = ("hospital-a", "hospital-b", "hospital-c")
 FAULT_WORDS = {

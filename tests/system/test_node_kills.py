@@ -22,7 +22,7 @@ from tests.system.killable_node import planned_kills
 from tests.tools import REPOSITORY
 from tests.waiting import wait_for
 
-pytestmark = [pytest.mark.system, pytest.mark.timeout(600)]
+pytestmark = [pytest.mark.system, pytest.mark.timeout(1200)]
 
 NODE_AE, TEST_AE, PROJECT = "KILLNODE", "KILLTEST", "kills"
 LIFE_S = 180.0

@@ -35,7 +35,7 @@ from tests.pacs import free_port, running_orthanc
 from tests.tools import require_tool
 from tests.waiting import wait_for
 
-pytestmark = [pytest.mark.integration, pytest.mark.timeout(600)]
+pytestmark = [pytest.mark.integration, pytest.mark.timeout(1200)]
 
 OWN_AE, TEST_AE, PROJECT = "NODE_T", "TESTER", "ms"
 FAULTS = (None, None, Fault.MISSING_SLICE)
