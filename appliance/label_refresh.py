@@ -25,7 +25,8 @@ from appliance.pipeline.stages.classify import policy_of
 from appliance.pipeline.states import State
 from appliance.pipeline.work import RECEIVED
 from appliance.research import CaseFiles, ensure_tree, sidecar
-from appliance.settings import LabelsSection, Settings
+from appliance.settings import Settings
+from appliance.settings_imaging import LabelsSection
 from appliance.store import DatasetState, NodeState, StudyRow
 from dicom_bridge.convert.source import SourceSeries
 from dicom_bridge.errors import DicomBridgeError

@@ -18,15 +18,15 @@ from zoneinfo import ZoneInfo, ZoneInfoNotFoundError
 import tomli_w
 from pydantic import (
     AfterValidator,
-    BaseModel,
     BeforeValidator,
-    ConfigDict,
     Field,
     ValidationError,
     model_validator,
 )
 
 from appliance.errors import ApplianceError
+from appliance.settings_base import Section
+from appliance.settings_imaging import ImagingSection, LabelsSection, QcSection
 
 MAX_SETTINGS_BYTES = 1_048_576
 
@@ -116,12 +116,6 @@ Slug = Annotated[str, AfterValidator(_slug)]
 Host = Annotated[str, AfterValidator(_host)]
 Port = Annotated[int, Field(ge=1, le=65535)]
 Share = Annotated[float, Field(ge=0.0, le=1.0)]
-
-
-class Section(BaseModel):
-    """A table of the settings file: immutable, unknown keys refused."""
-
-    model_config = ConfigDict(frozen=True, extra="forbid", strict=False)
 
 
 class NodeSection(Section):
@@ -262,26 +256,6 @@ class DeidentificationSection(Section):
         return self
 
 
-class ImagingSection(Section):
-    """How images are prepared up to `ready`."""
-
-    profile: Literal["quick", "full"] = "full"
-    deface: Literal["deface", "skull-strip"] = "deface"
-    """What happens to the face before an image enters the research zone; it is never kept."""
-    inputs: tuple[Literal["FLAIR", "T1w", "T2w", "PDw", "T1wCE"], ...] = ("FLAIR", "T1w")
-    """The series that are taken of each study, by canonical modality."""
-    seed: Annotated[int, Field(ge=0)] = 0
-
-
-class QcSection(Section):
-    """What the quality check decides."""
-
-    review: Literal["hold", "pass"] = "hold"
-    """``hold``: a doubtful study waits for a person; ``pass``: it goes on, marked."""
-    voxel_size_mm: tuple[float, float] | None = None
-    """Smallest and largest allowed voxel edge; None takes the check's own limits."""
-
-
 class ResourcesSection(Section):
     """The budget of the whole node; pipeline and training both ask it."""
 
@@ -299,18 +273,6 @@ class RetrySection(Section):
     attempts: Annotated[int, Field(ge=1, le=100)] = 5
     first_wait_s: Annotated[float, Field(ge=0.0)] = 5.0
     longest_wait_s: Annotated[float, Field(ge=0.0)] = 3600.0
-
-
-class LabelsSection(Section):
-    """Which segmentations count as an expert's."""
-
-    creators: tuple[str, ...] = ()
-    """ContentCreatorName values that are accepted; empty accepts every creator but clinode."""
-    codes: dict[
-        Annotated[str, Field(pattern=r"\A[A-Za-z0-9_.-]{1,16}:[A-Za-z0-9_.-]{1,16}\z")],
-        Annotated[int, Field(ge=1, le=255)],
-    ] = {"SCT:52988006": 1}
-    """Local label: ``SCHEME:VALUE`` of the segmented property type, to the value in the masks."""
 
 
 class SplitSection(Section):

@@ -12,7 +12,7 @@ from appliance.imaging.registration import Registration
 from appliance.imaging.volume import Volume, load_volume
 from appliance.pipeline.states import Stage
 from appliance.pipeline.work import QC_FILE, StageResult, StageWork
-from appliance.settings import QcSection
+from appliance.settings_imaging import QcSection
 from federation.canonical import JSON
 
 FORMAT = 1

@@ -7,7 +7,7 @@ from pathlib import Path
 
 from appliance.pipeline.stages.selection import Selection, write_selection
 from appliance.pipeline.work import StageResult, StageWork
-from appliance.settings import LabelsSection
+from appliance.settings_imaging import LabelsSection
 from dicom_bridge.classify import SeriesKind, StudyScan, scan_study, select_inputs
 from dicom_bridge.errors import DataRefused
 from dicom_bridge.seg.expert import ExpertPolicy, OwnMarks, is_expert

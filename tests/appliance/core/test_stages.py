@@ -25,7 +25,8 @@ from appliance.pipeline.stages.selection import Selection, read_selection, write
 from appliance.pipeline.states import Stage
 from appliance.pipeline.work import QC_FILE, SOURCE_PREFIX, TREE, StageResult, StageWork
 from appliance.research import CaseFiles, case_files, ensure_tree, software_version
-from appliance.settings import LabelsSection, QcSection, Settings, settings_from
+from appliance.settings import Settings, settings_from
+from appliance.settings_imaging import LabelsSection, QcSection
 from dicom_bridge.errors import DataRefused
 from dicom_bridge.seg.model import LESION, Code, SegContent, SegSegment
 
