@@ -10,6 +10,7 @@ import socket
 import ssl
 import threading
 from collections.abc import Callable, Mapping
+from contextlib import ExitStack
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Protocol
@@ -140,14 +141,13 @@ class TlsSender:
 
     def _open(self) -> ssl.SSLSocket:
         if self._connection is None:
-            plain = socket.create_connection(self._address, timeout=_SEND_S)
-            try:
+            with ExitStack() as undone:
+                plain = socket.create_connection(self._address, timeout=_SEND_S)
+                undone.callback(plain.close)
                 self._connection = self._context().wrap_socket(
                     plain, server_hostname=self._address[0]
                 )
-            except BaseException:
-                plain.close()
-                raise
+                undone.pop_all()
         return self._connection
 
 

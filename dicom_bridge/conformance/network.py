@@ -13,8 +13,6 @@ from dicom_bridge.net import stack
 from dicom_bridge.net.model import Timeouts
 
 _LITTLE = "Implicit VR LE, Explicit VR LE"
-_GET = "1.2.840.10008.5.1.4.1.2.2.3"
-_COMMITMENT = "1.2.840.10008.1.20.1"
 
 
 def implementation_model(facts: Facts) -> str:
@@ -126,14 +124,14 @@ def communication(facts: Facts) -> str:
 
 
 def _proposed() -> Iterator[tuple[object, ...]]:
-    for uid in (stack.VERIFICATION, stack.STUDY_ROOT_FIND, stack.STUDY_ROOT_MOVE, _GET):
+    for uid in stack.PROPOSED:
         yield UID(uid).name, uid, _LITTLE, "SCU", "none"
     yield "storage classes of the listed instances (with C-GET)", "", "all", "SCP", "role selection"
     yield "SOP class of each file sent", "", "the file's own", "SCU", "none"
-    yield UID(_COMMITMENT).name, _COMMITMENT, _LITTLE, "SCU", "none"
 
 
 def _accepted() -> Iterator[tuple[object, ...]]:
     yield UID(stack.VERIFICATION).name, stack.VERIFICATION, _LITTLE, "SCP", "none"
     yield "every storage SOP class", "", "every one that is proposed", "SCP", "none"
-    yield UID(_COMMITMENT).name, _COMMITMENT, _LITTLE, "SCU", "role selection"
+    commitment = stack.STORAGE_COMMITMENT
+    yield UID(commitment).name, commitment, _LITTLE, "SCU", "role selection"

@@ -8,7 +8,7 @@ from pydicom.uid import UID
 
 from dicom_bridge.conformance.facts import Facts
 from dicom_bridge.conformance.text import paragraphs, table
-from dicom_bridge.net import find, stack
+from dicom_bridge.net import find, intake, stack
 from dicom_bridge.net.words import describe_status
 
 SEG, SR, SC = (
@@ -25,6 +25,14 @@ _PROCESSED = (
     "1.2.840.10008.5.1.4.1.1.66.7",
 )
 _NAMES = {"1.2.840.10008.5.1.4.1.1.66.7": "Label Map Segmentation Storage"}
+_SERVICES = {
+    stack.VERIFICATION: "Verification",
+    stack.STUDY_ROOT_FIND: "Query",
+    stack.PATIENT_ROOT_FIND: "Query, where the PACS refuses the level in the Study Root",
+    stack.STUDY_ROOT_MOVE: "Retrieve",
+    stack.STUDY_ROOT_GET: "Retrieve",
+    stack.STORAGE_COMMITMENT: "Storage Commitment",
+}
 STATUSES: dict[str, tuple[int, ...]] = {
     "C-ECHO": (0x0000, 0x0122, 0x0210, 0x0211),
     "C-FIND": (0x0000, 0xFF00, 0xFF01, 0xA700, 0xA900, 0xB001, 0xC000, 0xFE00, 0x0122, 0x0124),
@@ -38,17 +46,6 @@ STATUSES: dict[str, tuple[int, ...]] = {
     "N-ACTION": (0x0000, 0x0110, 0x0112, 0x0118, 0x0119, 0x0122, 0x0123, 0x0124, 0x0131, 0x0213),
 }
 """Statuses that a peer may answer with, by service (PS3.4, PS3.7 Annex C)."""
-
-ANSWERED: tuple[tuple[int, str], ...] = (
-    (0x0000, "stored durably and recorded, or received before with the same content"),
-    (0xA700, "no disk space above the reserve; the receiver pauses until there is some again"),
-    (0xA900, "the data set's UIDs are not those of the command"),
-    (0xC000, "the data set cannot be read, or a UID is absent or no UID"),
-    (0x0110, "the node failed; the sender may repeat"),
-    (0x0111, "other content under a UID that was received before; both are kept for a person"),
-    (0x0124, "no open retrieval asked for this instance"),
-)
-"""What our Storage SCP answers."""
 
 
 def overview(facts: Facts) -> str:
@@ -104,14 +101,9 @@ def _web(facts: Facts, created: bool) -> str:
 
 
 def _services(facts: Facts) -> Iterator[tuple[str, ...]]:
-    yield "Verification", "Verification", stack.VERIFICATION, "Y", "Y"
-    yield "Query", UID(stack.STUDY_ROOT_FIND).name, stack.STUDY_ROOT_FIND, "Y", ""
-    yield "Retrieve", UID(stack.STUDY_ROOT_MOVE).name, stack.STUDY_ROOT_MOVE, "Y", ""
-    get = "1.2.840.10008.5.1.4.1.2.2.3"
-    yield "Retrieve", UID(get).name, get, "Y", ""
+    for uid in stack.PROPOSED:
+        yield _SERVICES[uid], UID(uid).name, uid, "Y", "Y" if uid == stack.VERIFICATION else ""
     yield "Storage", "see Table 1-1", "", "Y", "Y"
-    commitment = "1.2.840.10008.1.20.1"
-    yield "Storage Commitment", UID(commitment).name, commitment, "Y", ""
     if facts.web:
         yield "DICOM Web", "QIDO-RS, WADO-RS, STOW-RS", "", "user agent", ""
 
@@ -139,6 +131,15 @@ def services(facts: Facts) -> str:
         ),
         _statuses(4, "C-MOVE"),
         _statuses(5, "C-GET"),
+        *_storage(facts),
+    ]
+    if facts.web:
+        parts.extend(("### 5.6 DICOM Web as user agent\n", _web_services()))
+    return "\n".join(parts)
+
+
+def _storage(facts: Facts) -> tuple[str, ...]:
+    return (
         "### 5.3 Storage as SCP\n",
         paragraphs(
             """Level of conformance 2 (Full): all attributes are kept as received until they were
@@ -149,7 +150,7 @@ def services(facts: Facts) -> str:
         table(
             "Table 5-6. C-STORE responses of the node",
             ("Status", "Meaning"),
-            ((f"0x{status:04X}", words) for status, words in ANSWERED),
+            ((f"0x{status:04X}", words) for status, words in intake.ANSWERS.items()),
         ),
         "### 5.4 Storage as SCU\n",
         paragraphs(
@@ -165,10 +166,7 @@ def services(facts: Facts) -> str:
             commit to are sent again."""
         ),
         _statuses(8, "N-ACTION"),
-    ]
-    if facts.web:
-        parts.extend(("### 5.6 DICOM Web as user agent\n", _web_services()))
-    return "\n".join(parts)
+    )
 
 
 def _statuses(number: int, service: str) -> str:

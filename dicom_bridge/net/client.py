@@ -9,7 +9,6 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Literal, TypeVar
 
-import structlog
 from pynetdicom import build_context
 
 from dicom_bridge.net import find, send
@@ -40,7 +39,6 @@ from dicom_bridge.net.tls import TlsFiles, client_context
 from dicom_bridge.net.words import describe_status
 
 T = TypeVar("T")
-_log = structlog.get_logger(__name__)
 
 
 @dataclass(frozen=True, slots=True)
@@ -251,14 +249,11 @@ class PacsClient:
             return move(self._link, target, destination, watch or MoveWatch())
 
     def _ask(self, request: Callable[[], T]) -> T:
-        for attempt in self._retry.retrying():
-            with attempt:
-                number = attempt.retry_state.attempt_number
-                if number > 1:
-                    _log.info("pacs_request_repeated", attempt=number)
-                with self._turn:
-                    return request()
-        raise AssertionError("unreachable: tenacity returns or re-raises")
+        def in_turn() -> T:
+            with self._turn:
+                return request()
+
+        return self._retry.ask(in_turn)
 
 
 class _Getter:

@@ -13,9 +13,10 @@ import re
 import shutil
 import threading
 import zlib
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
+from types import MappingProxyType
 from typing import IO, Protocol
 
 from pydicom.dataset import Dataset
@@ -32,6 +33,21 @@ MISMATCH = 0xA900
 NOT_UNDERSTOOD = 0xC000
 NOT_AUTHORISED = 0x0124
 PROCESSING_FAILURE = 0x0110
+CLASS_NOT_SUPPORTED = 0x0122
+
+ANSWERS: Mapping[int, str] = MappingProxyType(
+    {
+        STORED: "stored durably and recorded, or received before with the same content",
+        OUT_OF_RESOURCES: "the disk is full, or less space is left than is reserved",
+        MISMATCH: "the data set and the command name other instances",
+        NOT_UNDERSTOOD: "the data set cannot be read, or a UID is absent or no UID",
+        PROCESSING_FAILURE: "the node failed and the sender may repeat; or other content was "
+        "received before under this UID, and both are kept for a person",
+        CLASS_NOT_SUPPORTED: "the SOP class is not that of the presentation context",
+        NOT_AUTHORISED: "no open retrieval asked for this instance",
+    }
+)
+"""What a C-STORE is answered with, and why; the conformance statement lists it."""
 
 _HEAD_BYTES = 1 << 20
 _LAST_TAG = 0x0020000E

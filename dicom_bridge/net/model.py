@@ -10,8 +10,9 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from datetime import date
 from pathlib import Path
-from typing import Protocol
+from typing import Protocol, TypeVar
 
+import structlog
 from tenacity import (
     Retrying,
     retry_if_exception,
@@ -22,6 +23,9 @@ from tenacity import (
 from dicom_bridge.errors import AssociationRejected, PeerUnreachable, SettingsRefused
 
 SUCCESS = 0x0000
+
+T = TypeVar("T")
+_log = structlog.get_logger(__name__)
 
 
 def check_ae_title(value: str, what: str) -> str:
@@ -191,6 +195,20 @@ class RetryPolicy:
             sleep=self.sleep,
             reraise=True,
         )
+
+    def ask(self, request: Callable[[], T]) -> T:
+        """What a request answers, repeated as this policy says.
+
+        Raises:
+            DicomBridgeError: the last failure, or the first that does not pass by waiting.
+        """
+        for attempt in self.retrying():
+            with attempt:
+                number = attempt.retry_state.attempt_number
+                if number > 1:
+                    _log.info("pacs_request_repeated", attempt=number)
+                return request()
+        raise AssertionError("unreachable: tenacity returns or re-raises")
 
 
 @dataclass(frozen=True, slots=True)

@@ -30,6 +30,16 @@ STORAGE_COMMITMENT = UID("1.2.840.10008.1.20.1")
 STORAGE_COMMITMENT_INSTANCE = UID("1.2.840.10008.1.20.1.1")
 """The well-known instance of storage commitment by the push model (PS3.4 J.3.5)."""
 
+PROPOSED = (
+    VERIFICATION,
+    STUDY_ROOT_FIND,
+    PATIENT_ROOT_FIND,
+    STUDY_ROOT_MOVE,
+    STUDY_ROOT_GET,
+    STORAGE_COMMITMENT,
+)
+"""What we ask for as SCU, besides storage classes; the conformance statement lists it."""
+
 
 def configure() -> None:
     """Apply the switches; calling it again changes nothing."""

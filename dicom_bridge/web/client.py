@@ -335,10 +335,11 @@ class WebClient:
         return web
 
     def _ask(self, request: Callable[[], T]) -> T:
-        for attempt in self._retry.retrying():
-            with attempt, self._turn, mapped(self._address):
+        def in_turn() -> T:
+            with self._turn, mapped(self._address):
                 return request()
-        raise AssertionError("unreachable: tenacity returns or re-raises")
+
+        return self._retry.ask(in_turn)
 
 
 class _Web:

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import struct
 from collections.abc import Callable, Iterator
+from contextlib import ExitStack
 from email.message import Message
 from typing import Protocol, TypeVar
 
@@ -77,12 +78,11 @@ def parts(chunks: Iterator[bytes], boundary: bytes, make: Callable[[], C]) -> It
     reader.copy_until(delimiter, None)
     while not reader.at_end_marker():
         reader.header()
-        content = make()
-        try:
+        with ExitStack() as undone:
+            content = make()
+            undone.callback(content.close)
             reader.copy_until(delimiter, content)
-        except BaseException:
-            content.close()
-            raise
+            undone.pop_all()
         yield content
 
 

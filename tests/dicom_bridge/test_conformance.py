@@ -2,15 +2,17 @@
 
 from __future__ import annotations
 
+import ast
 import dataclasses
 import re
+from pathlib import Path
 
 import pytest
 
 from dicom_bridge.conformance import Facts, Peer, conformance_statement
 from dicom_bridge.conformance.services import STATUSES
 from dicom_bridge.deid import Option, Profile
-from dicom_bridge.net import Timeouts, stack
+from dicom_bridge.net import Timeouts, intake, stack
 
 FACTS = Facts(version="1.2.3")
 STATEMENT = conformance_statement(FACTS)
@@ -41,6 +43,34 @@ def test_constants_come_from_the_program() -> None:
     for service, statuses in STATUSES.items():
         assert statuses, service
         assert "does not define" not in STATEMENT
+
+
+def _called_with(source: Path, function: str) -> set[str]:
+    """Upper-case names that a function is given as its first argument anywhere in a module."""
+    calls = (node for node in ast.walk(ast.parse(source.read_text())) if isinstance(node, ast.Call))
+    named = (call for call in calls if getattr(call.func, "id", "") == function and call.args)
+    return {call.args[0].id for call in named if isinstance(call.args[0], ast.Name)}
+
+
+def test_every_status_that_a_store_is_refused_with_is_listed() -> None:
+    folder = Path(intake.__file__).parent
+    used = _called_with(folder / "intake.py", "StoreRefused")
+    used |= _called_with(folder / "scp" / "store.py", "StoreRefused") | {"CLASS_NOT_SUPPORTED"}
+    assert len(used) >= 6
+    listed = {getattr(intake, name) for name in used}
+    assert listed | {intake.STORED} == set(intake.ANSWERS)
+    for status in intake.ANSWERS:
+        assert f"| 0x{status:04X} |" in STATEMENT
+
+
+def test_every_service_that_is_asked_for_is_listed() -> None:
+    folder = Path(stack.__file__).parent
+    used = set[str]().union(*(_called_with(path, "build_context") for path in folder.glob("*.py")))
+    constants = {name for name in used if name.isupper()}
+    assert {getattr(stack, name) for name in constants} == set(stack.PROPOSED)
+    _, _, contexts = STATEMENT.partition("Table 7-3.")
+    for uid in stack.PROPOSED:
+        assert f"| {uid} |" in contexts.partition("Table 7-4.")[0]
 
 
 def test_created_objects_are_described_as_they_are_written() -> None:

@@ -16,7 +16,13 @@ from pydicom.dataset import Dataset
 from pydicom.filereader import read_dataset
 
 from dicom_bridge.errors import DataRefused
-from dicom_bridge.net.intake import PROCESSING_FAILURE, STORED, StoreRefused, is_uid
+from dicom_bridge.net.intake import (
+    CLASS_NOT_SUPPORTED,
+    PROCESSING_FAILURE,
+    STORED,
+    StoreRefused,
+    is_uid,
+)
 from dicom_bridge.net.model import CommitmentReport
 from dicom_bridge.net.scp.command import (
     Command,
@@ -26,12 +32,7 @@ from dicom_bridge.net.scp.command import (
     parse_command,
 )
 from dicom_bridge.net.scp.machine import Action, Event, Machine, State, event_of
-from dicom_bridge.net.scp.negotiation import (
-    STORAGE_COMMITMENT,
-    Accepted,
-    Context,
-    Negotiator,
-)
+from dicom_bridge.net.scp.negotiation import Accepted, Context, Negotiator
 from dicom_bridge.net.scp.pdu import (
     COMMAND_FRAGMENT,
     LAST_FRAGMENT,
@@ -42,11 +43,11 @@ from dicom_bridge.net.scp.pdu import (
     fragments,
 )
 from dicom_bridge.net.scp.sink import Incoming, Sink, StoreRequest
+from dicom_bridge.net.stack import STORAGE_COMMITMENT
 
 UNRECOGNISED_OPERATION = 0x0211
 NO_SUCH_EVENT_TYPE = 0x0113
 NO_SUCH_CLASS = 0x0118
-CLASS_NOT_SUPPORTED = 0x0122
 INVALID_ARGUMENT = 0x0115
 """PS3.7 Annex C."""
 

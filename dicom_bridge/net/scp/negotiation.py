@@ -27,9 +27,7 @@ from pynetdicom.sop_class import _STORAGE_CLASSES
 
 from dicom_bridge.net.scp.pdu import HEADER, PduInvalid, PduType, reject
 from dicom_bridge.net.scp.sink import Titles
-from dicom_bridge.net.stack import MAXIMUM_PDU_BYTES, VERIFICATION
-
-STORAGE_COMMITMENT = UID("1.2.840.10008.1.20.1")
+from dicom_bridge.net.stack import MAXIMUM_PDU_BYTES, STORAGE_COMMITMENT, VERIFICATION
 
 _STANDARD_ROOT = "1.2.840.10008."
 _STORAGE_ROOT = "1.2.840.10008.5.1.4.1.1."

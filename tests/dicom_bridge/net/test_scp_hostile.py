@@ -19,8 +19,8 @@ from pydicom.filewriter import dcmwrite
 
 from dicom_bridge.errors import AssociationRejected
 from dicom_bridge.net import PacsClient, PacsOptions, RemoteAE, TlsFiles
-from dicom_bridge.net.scp.negotiation import STORAGE_COMMITMENT
 from dicom_bridge.net.scp.supervisor import ReceiverProcesses, Sizes
+from dicom_bridge.net.stack import STORAGE_COMMITMENT
 from tests.certificates import Authority
 from tests.dicom_bridge.net import raw
 from tests.dicom_bridge.net.processes import Zone, running_processes
