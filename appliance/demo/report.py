@@ -1,6 +1,6 @@
 """``demo-report.html``: one self-contained page with what the demonstration found.
 
-No script, no link to anywhere: styles, charts (SVG) and pictures (PNG in base64) are inside.
+No script, no link to anywhere (see `appliance.reports.page`); pictures are PNG in base64.
 """
 
 from __future__ import annotations
@@ -8,51 +8,10 @@ from __future__ import annotations
 from collections.abc import Sequence
 from html import escape
 from pathlib import Path
-from string import Template
 
-from appliance.demo.charts import Series, line_chart, stacked_bars
 from appliance.demo.outcome import Hospital, Outcome
-
-STYLE = """
-:root { --ink: #1c2530; --soft: #5a6776; --line: #d9dfe6; --paper: #ffffff; --band: #f4f6f9;
-  --expert: #e69f00; --model: #0072b2; --bad: #b3261e; }
-* { box-sizing: border-box; }
-body { margin: 0; background: var(--band); color: var(--ink);
-  font: 15px/1.5 system-ui, "Segoe UI", "Noto Sans", "DejaVu Sans", sans-serif; }
-main { max-width: 1120px; margin: 0 auto; padding: 28px 20px 60px; }
-h1 { font-size: 26px; margin: 0 0 4px; } h2 { font-size: 18px; margin: 0 0 12px; }
-h3 { font-size: 15px; margin: 0 0 6px; }
-.lead { color: var(--soft); margin: 0 0 20px; }
-section { background: var(--paper); border: 1px solid var(--line); border-radius: 8px;
-  padding: 18px 20px; margin: 0 0 18px; }
-.verdict { border-left: 6px solid var(--model); } .verdict.bad { border-left-color: var(--bad); }
-table { border-collapse: collapse; width: 100%; font-variant-numeric: tabular-nums; }
-th, td { text-align: right; font-size: 13.5px; padding: 5px 6px;
-  border-bottom: 1px solid var(--line); }
-th { font-size: 12px; color: var(--soft); font-weight: 600; vertical-align: bottom; }
-th:first-child, td:first-child, td.text, th.text { text-align: left; }
-td:first-child, .wide td { white-space: nowrap; } .wide td.long { white-space: normal; }
-tr:last-child td { border-bottom: 0; }
-.wide { overflow-x: auto; } .small { color: var(--soft); font-size: 13px; }
-.pictures { display: grid; grid-template-columns: repeat(auto-fit, minmax(300px, 1fr)); gap: 16px; }
-figure { margin: 0; } figure img { width: 100%; image-rendering: auto; background: #000;
-  border-radius: 6px; display: block; }
-figcaption { font-size: 13px; color: var(--soft); margin-top: 6px; }
-.key { display: inline-block; width: 18px; height: 3px; vertical-align: middle; margin: 0 4px 0 0; }
-.expert { background: var(--expert); } .model { background: var(--model); }
-code { font-size: 12.5px; word-break: break-all; }
-ul { margin: 6px 0 0; padding-left: 20px; } svg { max-width: 100%; height: auto; display: block; }
-"""
-
-PAGE = Template("""<!doctype html>
-<html lang="en"><head><meta charset="utf-8">
-<meta name="viewport" content="width=device-width, initial-scale=1">
-<title>clinode demonstration</title><style>$style</style></head><body><main>
-<h1>clinode demonstration</h1>
-<p class="lead">$lead</p>
-$sections
-</main></body></html>
-""")
+from appliance.reports.charts import Series, line_chart, stacked_bars
+from appliance.reports.page import Html, page, tag
 
 
 def write_report(outcome: Outcome, path: Path) -> None:
@@ -84,9 +43,9 @@ def render_report(outcome: Outcome) -> str:
         _studies(outcome.hospitals),
         _provenance(outcome),
     ]
-    return PAGE.substitute(
-        style=STYLE, lead=escape(lead), sections="\n".join(filter(None, sections))
-    )
+    title = "clinode demonstration"
+    content = Html("\n".join(filter(None, sections)))
+    return page(title, tag("h1", title), tag("p", lead, class_="lead"), content)
 
 
 def _verdict(outcome: Outcome) -> str:
@@ -106,9 +65,9 @@ def _verdict(outcome: Outcome) -> str:
 
 
 def _row(cells: Sequence[str], *, head: bool = False, text: frozenset[int] = frozenset()) -> str:
-    tag = "th" if head else "td"
+    kind = "th" if head else "td"
     parts = (
-        f"<{tag}{' class=text' if number in text else ''}>{escape(cell)}</{tag}>"
+        f"<{kind}{'' if number in text else ' class=n'}>{escape(cell)}</{kind}>"
         for number, cell in enumerate(cells)
     )
     return f"<tr>{''.join(parts)}</tr>"

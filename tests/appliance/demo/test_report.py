@@ -10,7 +10,6 @@ from html.parser import HTMLParser
 import pytest
 from rich.console import Console
 
-from appliance.demo.charts import Series, line_chart, stacked_bars
 from appliance.demo.outcome import (
     Dice,
     Hospital,
@@ -22,6 +21,7 @@ from appliance.demo.outcome import (
 )
 from appliance.demo.report import render_report
 from appliance.demo.table import print_outcome
+from appliance.reports.charts import Series, line_chart, stacked_bars
 
 PIXEL = (
     "iVBORw0KGgoAAAANSUhEUgAAAAEAAAABCAYAAAAfFcSJAAAADUlEQVR42mNk"

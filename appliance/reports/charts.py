@@ -21,8 +21,6 @@ COLOURS = (
     "#7a7a7a",
     "#3b3b8f",
 )
-INK, LINE = "#5a6776", "#d9dfe6"
-FONT = "font-family='system-ui, DejaVu Sans, sans-serif' font-size='12'"
 
 
 @dataclass(frozen=True, slots=True)
@@ -72,31 +70,28 @@ def line_chart(
             top + (y_high - y) / (y_high - y_low) * (height - top - bottom),
         )
 
-    parts = [f"<svg viewBox='0 0 {width} {height}' role='img' {FONT}>"]
+    parts = [f"<svg viewBox='0 0 {width} {height}' role='img'>"]
     for tick in range(6):
         value = y_low + (y_high - y_low) * tick / 5
         x0, y0 = _place(x_low, value)
         x1, _ = _place(x_high, value)
         parts.append(
-            f"<line x1='{x0:.1f}' x2='{x1:.1f}' y1='{y0:.1f}' y2='{y0:.1f}' stroke='{LINE}'/>"
-            f"<text x='{x0 - 8:.1f}' y='{y0 + 4:.1f}' text-anchor='end' fill='{INK}'>"
+            f"<line x1='{x0:.1f}' x2='{x1:.1f}' y1='{y0:.1f}' y2='{y0:.1f}' class='grid'/>"
+            f"<text x='{x0 - 8:.1f}' y='{y0 + 4:.1f}' text-anchor='end'>"
             f"{value:.1f}</text>"
         )
     step = max(1.0, nice_step(x_high - x_low, 8))
     tick_x = math.ceil(x_low / step) * step
     while tick_x <= x_high:
         x0, y0 = _place(tick_x, y_low)
-        parts.append(
-            f"<text x='{x0:.1f}' y='{y0 + 18:.1f}' text-anchor='middle' fill='{INK}'>"
-            f"{tick_x:g}</text>"
-        )
+        parts.append(f"<text x='{x0:.1f}' y='{y0 + 18:.1f}' text-anchor='middle'>{tick_x:g}</text>")
         tick_x += step
     middle = (left + width - right) / 2
     parts.append(
-        f"<text x='{middle:.0f}' y='{height - 8}' text-anchor='middle' fill='{INK}'>"
+        f"<text x='{middle:.0f}' y='{height - 8}' text-anchor='middle'>"
         f"{escape(x_label)}</text>"
         f"<text transform='translate(14 {height / 2:.0f}) rotate(-90)' text-anchor='middle' "
-        f"fill='{INK}'>{escape(y_label)}</text>"
+        f">{escape(y_label)}</text>"
     )
     for number, line in enumerate(series):
         parts.append(_line(line, COLOURS[number % len(COLOURS)], _place))
@@ -119,7 +114,7 @@ def _line(line: Series, colour: str, place: Callable[[float, float], tuple[float
 def _legend(x: float, y: float, colour: str, text: str) -> str:
     return (
         f"<rect x='{x}' y='{y - 6}' width='12' height='12' rx='2' fill='{colour}'/>"
-        f"<text x='{x + 18}' y='{y + 4}' fill='{INK}'>{escape(text)}</text>"
+        f"<text x='{x + 18}' y='{y + 4}'>{escape(text)}</text>"
     )
 
 
@@ -140,16 +135,13 @@ def stacked_bars(
     height = top + row * len(bars) + 8
     longest = max((sum(parts) for _, parts in bars), default=0.0) or 1.0
     scale = (width - left - right) / longest
-    out = [f"<svg viewBox='0 0 {width} {height}' role='img' {FONT}>"]
+    out = [f"<svg viewBox='0 0 {width} {height}' role='img'>"]
     for number, kind in enumerate(kinds):
         at = (left + (number % per_row) * 145, 12 + 20 * (number // per_row))
         out.append(_legend(*at, COLOURS[number % len(COLOURS)], kind))
     for index, (name, parts) in enumerate(bars):
         y = top + row * index + 4
-        out.append(
-            f"<text x='{left - 8}' y='{y + 15}' text-anchor='end' fill='{INK}'>"
-            f"{escape(name)}</text>"
-        )
+        out.append(f"<text x='{left - 8}' y='{y + 15}' text-anchor='end'>{escape(name)}</text>")
         x = float(left)
         for number, value in enumerate(parts):
             length = value * scale
@@ -159,8 +151,5 @@ def stacked_bars(
                 f"{value:.1f} {escape(unit)}</title></rect>"
             )
             x += length
-        out.append(
-            f"<text x='{x + 6:.1f}' y='{y + 15}' fill='{INK}'>{sum(parts):.0f} "
-            f"{escape(unit)}</text>"
-        )
+        out.append(f"<text x='{x + 6:.1f}' y='{y + 15}'>{sum(parts):.0f} {escape(unit)}</text>")
     return "".join((*out, "</svg>"))
