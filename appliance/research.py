@@ -7,12 +7,20 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
+from types import MappingProxyType
 
 from appliance.home import Home, remove_tree, write_atomic
+from appliance.participants import (
+    PERSON_SUFFIX,
+    SESSION_COLUMNS,
+    columns,
+    read_person,
+    tables,
+)
 from federation.canonical import JSON, canonical_json, sha256_file
 
 BIDS_VERSION = "1.10.0"
@@ -25,6 +33,54 @@ DERIVATIVES = {
 }
 RATERS = "raters"
 RATERS_WORDS = "Later segmentations by experts, one per rater, read from DICOM SEG objects"
+
+
+@dataclass(frozen=True, slots=True)
+class Name:
+    """How one kind of file is named.
+
+    Attributes:
+        root: folder below ``research/PROJECT`` that holds the BIDS data set.
+        template: file name; ``{case}`` is ``sub-<label>_ses-<label>``, ``{kind}`` the canonical
+            modality, ``{suffix}`` its entities and suffix, ``{rater}`` a rater's label.
+        words: what it is.
+        folder: BIDS data type.
+    """
+
+    root: str
+    template: str
+    words: str
+    folder: str = "anat"
+
+
+NAMES: Mapping[str, Name] = MappingProxyType(
+    {
+        "image": Name("bids", "{case}_{suffix}.nii.gz", "defaced image, and its side-car"),
+        "label": Name(
+            f"derivatives/{LABELS}",
+            "{case}_space-{kind}_desc-expert_dseg.nii.gz",
+            "label values of the experts (one expert, or the consensus)",
+        ),
+        "rater_label": Name(
+            f"derivatives/{RATERS}",
+            "{case}_space-{kind}_desc-rater{rater}_dseg.nii.gz",
+            "one rater's label values",
+        ),
+        "mask": Name(
+            f"derivatives/{MASKS}", "{case}_space-{kind}_desc-brain_mask.nii.gz", "brain mask"
+        ),
+        "transform": Name(
+            f"derivatives/{TRANSFORMS}",
+            "{case}_from-{kind}_to-FLAIR_mode-image_xfm.txt",
+            "rigid transform from FLAIR points to the image's (ITK, LPS mm)",
+        ),
+        "qc": Name(f"derivatives/{QC}", "{case}_qc.json", "metrics, decision and reasons"),
+        "person": Name(
+            f"derivatives/{QC}", "{case}" + PERSON_SUFFIX, "what the site's policy lets through"
+        ),
+    }
+)
+"""The one table of names; the documentation prints it."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -62,35 +118,43 @@ class CaseFiles:
 
     def image(self, kind: str) -> Path:
         """The defaced image of a canonical modality; its side-car has the suffix ``.json``."""
-        return Path("bids") / self.folder / "anat" / f"{self.case}_{bids_suffix(kind)}.nii.gz"
+        return self._named("image", kind)
 
     def label(self) -> Path:
         """The expert's label values on the FLAIR grid."""
-        return self._derived(LABELS) / f"{self.case}_space-FLAIR_desc-expert_dseg.nii.gz"
+        return self._named("label")
 
     def rater_label(self, rater: str) -> Path:
         """One rater's label values on the FLAIR grid; no part of what a data set freezes."""
-        return self._derived(RATERS) / f"{self.case}_space-FLAIR_desc-rater{rater}_dseg.nii.gz"
+        return self._named("rater_label", rater=rater)
 
     def mask(self, kind: str) -> Path:
         """The brain mask on the grid of one image."""
-        return self._derived(MASKS) / f"{self.case}_space-{kind}_desc-brain_mask.nii.gz"
+        return self._named("mask", kind)
 
     def transform(self, kind: str) -> Path:
         """The ITK transform from FLAIR points to the points of another image."""
-        return self._derived(TRANSFORMS) / f"{self.case}_from-{kind}_to-FLAIR_mode-image_xfm.txt"
+        return self._named("transform", kind)
 
     def qc(self) -> Path:
         """The quality report."""
-        return self._derived(QC) / f"{self.case}_qc.json"
+        return self._named("qc")
+
+    def person(self) -> Path:
+        """Sex and age as far as the site's policy lets them through; often absent."""
+        return self._named("person")
 
     def folders(self) -> tuple[Path, ...]:
         """The session's folders, derived data first and the images last."""
         derived = tuple(Path("derivatives") / name / self.folder for name in DERIVATIVES)
         return (*derived, Path("bids") / self.folder)
 
-    def _derived(self, name: str) -> Path:
-        return Path("derivatives") / name / self.folder / "anat"
+    def _named(self, what: str, kind: str = "FLAIR", rater: str = "") -> Path:
+        name = NAMES[what]
+        file = name.template.format(
+            case=self.case, kind=kind, suffix=bids_suffix(kind), rater=rater
+        )
+        return Path(name.root) / self.folder / name.folder / file
 
 
 def bids_suffix(kind: str) -> str:
@@ -132,14 +196,15 @@ def case_hash(home: Home, files: CaseFiles) -> str:
 
 def erase_case(home: Home, files: CaseFiles) -> None:
     """Remove all files of a case, prepared arrays included, and empty subject folders."""
-    for folder in (*files.folders(), Path("derivatives") / RATERS / files.folder):
+    folders = (*files.folders(), Path("derivatives") / RATERS / files.folder)
+    for folder in folders:
         remove_tree(home.research / folder)
-        subject = (home.research / folder).parent
-        if subject.is_dir() and not any(subject.iterdir()):
-            subject.rmdir()
     for prepared in home.derivatives.glob(f"prepared-*/{files.case}.safetensors"):
         prepared.unlink()
     write_participants(home)
+    for subject in {(home.research / folder).parent for folder in folders}:
+        if subject.is_dir() and not any(subject.iterdir()):
+            subject.rmdir()
 
 
 def software_version() -> str:
@@ -155,32 +220,38 @@ def ensure_tree(home: Home) -> None:
     home.create()
     _write_json(home.bids / "dataset_description.json", _description("raw", home.project))
     _write_text(home.bids / "README", _readme(home.project))
-    _write_json(home.bids / "participants.json", _PARTICIPANTS)
     for name, words in {**DERIVATIVES, RATERS: RATERS_WORDS}.items():
         root = home.derivatives / name
         root.mkdir(parents=True, exist_ok=True)
         _write_json(root / "dataset_description.json", _description(name, home.project))
-        _write_text(root / "README", f"{words}. Made by clinode.\n")
+        _write_text(root / "README", _readme_of(words))
         if name in (TRANSFORMS, QC):
-            _write_text(root / ".bidsignore", "*_xfm.*\n*_qc.json\n")
+            _write_text(root / ".bidsignore", f"*_xfm.*\n*_qc.json\n*{PERSON_SUFFIX}\n")
     if not (home.bids / "participants.tsv").exists():
         write_participants(home)
 
 
 def write_participants(home: Home) -> None:
-    """Rewrite ``participants.tsv`` from the subjects that are present."""
-    subjects = sorted(path.name for path in home.bids.glob("sub-*") if path.is_dir())
-    lines = ["participant_id\tsessions"]
-    for subject in subjects:
-        sessions = sum(1 for path in (home.bids / subject).glob("ses-*") if path.is_dir())
-        lines.append(f"{subject}\t{sessions}")
-    write_atomic(home.bids / "participants.tsv", ("\n".join(lines) + "\n").encode())
-
-
-_PARTICIPANTS: JSON = {
-    "participant_id": {"Description": "Pseudonym, valid inside this project only"},
-    "sessions": {"Description": "Number of sessions (studies and their kept versions)"},
-}
+    """Rewrite ``participants.tsv`` and the sessions' tables from the sessions that are present."""
+    persons = {
+        subject.name: {
+            session.name: read_person(home.research / CaseFiles.of(case).person())
+            for session in sorted(subject.glob("ses-*"))
+            if (case := f"{subject.name}_{session.name}")
+        }
+        for subject in sorted(home.bids.glob("sub-*"))
+        if any(subject.glob("ses-*"))
+    }
+    made = tables(persons)
+    for place, text in made.items():
+        _write_text(home.bids / place, text)
+    for stale in set(home.bids.glob("sub-*/*_sessions.tsv")) - {home.bids / p for p in made}:
+        stale.unlink()
+    present = made[Path("participants.tsv")].split("\n", 1)[0].split("\t")
+    described = {name: words for name, words in columns().items() if name in present}
+    _write_json(home.bids / "participants.json", described)
+    if len(made) > 1:
+        _write_json(home.bids / "sessions.json", dict(SESSION_COLUMNS))
 
 
 def _readme(project: str) -> str:
@@ -192,9 +263,28 @@ def _readme(project: str) -> str:
     )
 
 
+def _readme_of(words: str) -> str:
+    return (
+        f"{words}.\nMade by clinode from the images in ../../bids, which BIDS URIs of the data\n"
+        "set `raw` name. Like those the files are pseudonymised, not anonymous, and stay inside the\n"
+        "hospital.\n"
+    )
+
+
+AUTHORS = ("the site's data custodian", "clinode")
+"""Who made the data set; BIDS asks for two or more names, and persons are not named here."""
+
+LICENCE = "none: the data stay inside the hospital"
+
+
 def _description(name: str, project: str) -> JSON:
     generated: JSON = [{"Name": "clinode", "Version": software_version()}]
-    common: dict[str, JSON] = {"BIDSVersion": BIDS_VERSION, "GeneratedBy": generated}
+    common: dict[str, JSON] = {
+        "Authors": list(AUTHORS),
+        "BIDSVersion": BIDS_VERSION,
+        "GeneratedBy": generated,
+        "License": LICENCE,
+    }
     if name == "raw":
         return {"Name": f"clinode {project}", "DatasetType": "raw", **common}
     return {

@@ -26,7 +26,7 @@ from pydantic import (
 
 from appliance.errors import ApplianceError
 from appliance.settings_base import Section
-from appliance.settings_imaging import ImagingSection, LabelsSection, QcSection
+from appliance.settings_imaging import BidsSection, ImagingSection, LabelsSection, QcSection
 
 MAX_SETTINGS_BYTES = 1_048_576
 
@@ -364,6 +364,7 @@ class Settings(Section):
     deidentification: DeidentificationSection = DeidentificationSection()
     imaging: ImagingSection = ImagingSection()
     qc: QcSection = QcSection()
+    bids: BidsSection = BidsSection()
     resources: ResourcesSection = ResourcesSection()
     retry: RetrySection = RetrySection()
     labels: LabelsSection = LabelsSection()

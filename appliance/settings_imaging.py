@@ -39,3 +39,12 @@ class LabelsSection(Section):
         Annotated[int, Field(ge=1, le=255)],
     ] = Field(default_factory=lambda: {"SCT:52988006": 1})
     """Local label: ``SCHEME:VALUE`` of the segmented property type, to the value in the masks."""
+
+
+class BidsSection(Section):
+    """What the data set in the research zone says of persons; nothing unless written here."""
+
+    participants: tuple[Literal["sex", "age"], ...] = ()
+    """Values of ``participants.tsv``; age also per session."""
+    age_step_years: Annotated[int, Field(ge=1, le=50)] = 5
+    """Ages are rounded down to multiples of this; 89 and older is always 89."""

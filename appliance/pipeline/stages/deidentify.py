@@ -15,6 +15,7 @@ from pydicom.dataset import Dataset
 
 from appliance.errors import StageFailed
 from appliance.home import load_keys, write_atomic
+from appliance.participants import Policy, person_of
 from appliance.pipeline.stages.selection import read_selection
 from appliance.pipeline.work import StageResult, StageWork
 from appliance.settings import DeidentificationSection
@@ -29,6 +30,8 @@ from dicom_bridge.deid import (
 )
 from dicom_bridge.deid.report import SeriesTotals
 from dicom_bridge.errors import DataRefused
+
+PERSON_FILE = "person.json"
 
 
 def run(work: StageWork) -> StageResult:
@@ -61,6 +64,9 @@ def run(work: StageWork) -> StageResult:
         document = json.dumps(header_sidecar(first), indent=2, sort_keys=True)
         write_atomic(sidecar, (document + "\n").encode())
         sidecars.append(sidecar)
+    policy = Policy(work.settings.bids.participants, work.settings.bids.age_step_years)
+    if policy.traits and originals:
+        write_atomic(work.out / PERSON_FILE, json.dumps(person_of(originals[0], policy)).encode())
     hits = residual_search(sidecars, Identifiers.from_datasets(originals))
     if hits:
         raise DataRefused(f"identity was found in {len(hits)} places of the side-cars")

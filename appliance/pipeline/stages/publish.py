@@ -15,6 +15,7 @@ import nibabel
 
 from appliance.errors import StageFailed
 from appliance.pipeline.stages.convert import LABEL_FILE
+from appliance.pipeline.stages.deidentify import PERSON_FILE
 from appliance.pipeline.states import Stage
 from appliance.pipeline.work import QC_FILE, TREE, StageResult, StageWork
 from appliance.research import CaseFiles, sidecar
@@ -44,7 +45,7 @@ def run(work: StageWork) -> StageResult:
         _copy(work.of(Stage.DEIDENTIFY) / f"{kind}.json", sidecar(target))
         mask = tree / files.mask(kind)
         compress(defaced / f"{kind}-brain.nii", mask)
-        _describe(mask, files, kind, {"Type": "Brain"})
+        _describe(mask, files, kind, {"Type": "Brain", "Description": "Brain mask"})
         transform = registered / f"{kind}.txt"
         if transform.exists():
             _copy(transform, tree / files.transform(kind))
@@ -52,8 +53,16 @@ def run(work: StageWork) -> StageResult:
     if label.exists():
         target = tree / files.label()
         compress(label, target)
-        _describe(target, files, "FLAIR", {"LabelMap": _label_map(work)})
+        _describe(
+            target,
+            files,
+            "FLAIR",
+            {"Description": "Labels of experts", "LabelMap": _label_map(work)},
+        )
     _copy(work.of(Stage.CHECK) / QC_FILE, tree / files.qc())
+    person = work.of(Stage.DEIDENTIFY) / PERSON_FILE
+    if person.exists():
+        _copy(person, tree / files.person())
     return StageResult(detail=f"{count} images published")
 
 

@@ -20,7 +20,7 @@ from appliance.pipeline.stages.check import refusal
 from appliance.pipeline.stages.classify import policy_of
 from appliance.pipeline.stages.convert import label_values
 from appliance.pipeline.stages.deface import skull_strip
-from appliance.pipeline.stages.deidentify import profile_of, read_header
+from appliance.pipeline.stages.deidentify import PERSON_FILE, profile_of, read_header
 from appliance.pipeline.stages.selection import Selection, read_selection, write_selection
 from appliance.pipeline.states import Stage
 from appliance.pipeline.work import QC_FILE, SOURCE_PREFIX, TREE, StageResult, StageWork
@@ -183,6 +183,15 @@ def test_a_case_crosses_by_rename_and_may_cross_again(work: StageWork) -> None:
     assert np.array_equal(published.data, image().data)
     lines = (work.home.bids / "participants.tsv").read_text().splitlines()
     assert lines == ["participant_id\tsessions", "sub-s\t1"]
+
+
+def test_what_the_policy_lets_through_crosses_with_the_case(work: StageWork) -> None:
+    fill(work, label=False)
+    (at(work, Stage.DEIDENTIFY) / PERSON_FILE).write_text('{"sex": "F", "age": 45}')
+    publish_stage.run(work)
+    publish(work.home, work)
+    lines = (work.home.bids / "participants.tsv").read_text().splitlines()
+    assert lines == ["participant_id\tage\tsex\tsessions", "sub-s\t45\tF\t1"]
 
 
 def test_the_same_image_gives_the_same_bytes(tmp_path: Path) -> None:
