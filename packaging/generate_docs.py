@@ -46,6 +46,17 @@ def table_diagram(table: Mapping[StrEnum, frozenset[StrEnum]]) -> str:
     return "\n".join([*lines, "```"])
 
 
+def bids_names() -> str:
+    """The table of file names in the research zone."""
+    from appliance.research import NAMES
+
+    rows = [
+        f"| `{name.root}` | `sub-*/ses-*/{name.folder}/{name.template}` | {name.words} |"
+        for name in NAMES.values()
+    ]
+    return "\n".join(["| below | name | what |", "|---|---|---|", *rows])
+
+
 def command_reference() -> str:
     """Every command with its help, as ``clinode ... --help`` prints it."""
     import typer
@@ -102,7 +113,7 @@ def replaced(text: str, name: str, body: str) -> str:
     before, _, rest = text.partition(begin)
     _, found, after = rest.partition(end)
     if not found:
-        raise SystemExit(f"docs/design.md lacks the marks of the generated part {name!r}")
+        raise SystemExit(f"docs/ lacks the marks of the generated part {name!r}")
     return f"{before}{begin}\n\n{body}\n\n{end}{after}"
 
 
@@ -117,8 +128,11 @@ def documents() -> dict[Path, str]:
     text = replaced(text, "run states", table_diagram(RUN_TABLE))
     text = replaced(text, "round states", table_diagram(ROUND_TABLE))
     text = replaced(text, "task states", table_diagram(TASK_TABLE))
+    imaging = ROOT / "docs" / "imaging.md"
+    images = replaced(imaging.read_text(encoding="utf-8"), "bids names", bids_names())
     return {
         design: text,
+        imaging: images,
         ROOT / "docs" / "commands.md": command_reference(),
         ROOT / "docs" / "dicom-conformance.md": statement_of(None),
     }
