@@ -247,6 +247,7 @@ class SegContent:
         series_description: SeriesDescription (identified side only).
         ReferencedSeriesInstanceUID: series that it says it segments.
         SOPInstanceUID: its own.
+        resampled: whether it stood on another grid than its series and was brought onto it.
     """
 
     segments: tuple[SegSegment, ...]
@@ -257,3 +258,4 @@ class SegContent:
     series_description: str = field(repr=False)
     ReferencedSeriesInstanceUID: str = field(repr=False)
     SOPInstanceUID: str = field(repr=False)
+    resampled: bool = False

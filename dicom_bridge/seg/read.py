@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 
 import numpy as np
@@ -62,7 +62,11 @@ def referenced_series_of(dataset: Dataset) -> str:
     return found.pop()
 
 
-def read_seg(path: Path, source: SourceSeries) -> SegContent:
+class OffGrid(SegRefused):
+    """A SEG refers to the series but stands on another grid."""
+
+
+def read_seg(path: Path, source: SourceSeries, *, resample: bool = False) -> SegContent:
     """Read a SEG's segments onto the grid of the series it refers to.
 
     FRACTIONAL values count from half the maximum on.
@@ -70,15 +74,24 @@ def read_seg(path: Path, source: SourceSeries) -> SegContent:
     Args:
         path: the SEG.
         source: the series' record.
+        resample: bring a SEG that stands on another grid onto the series' (see
+            `dicom_bridge.seg.resampling`); without, it is refused.
 
     Returns:
         Masks on the series' own grid (column, row, slice).
 
     Raises:
-        SegRefused: no SEG, another series, another grid, or damaged.
+        SegRefused: no SEG, another series, another grid, outside the series, or damaged.
     """
     dataset = _open_for(path, source)
-    return _read_onto(dataset, source.geometry, source.SeriesInstanceUID, _uneven(source))
+    try:
+        return _read_onto(dataset, source.geometry, source.SeriesInstanceUID, _uneven(source))
+    except OffGrid:
+        if not resample:
+            raise
+    from dicom_bridge.seg.resampling import resampled
+
+    return resampled(dataset, source)
 
 
 def read_labels(path: Path, source: SourceSeries) -> NDArray[np.uint16]:
@@ -178,6 +191,13 @@ def _read_onto(
     series_uid: str,
     uneven: SourceSeries | None = None,
 ) -> SegContent:
+    masks = _masks(dataset, geometry, uneven)
+    return content_of(dataset, masks, geometry.affine, series_uid)
+
+
+def _masks(
+    dataset: Dataset, geometry: VolumeGeometry, uneven: SourceSeries | None
+) -> dict[int, NDArray[np.uint8]]:
     segments = _descriptions(dataset)
     if len(segments) * int(np.prod(geometry.shape)) > MAX_SEG_VOXELS:
         raise SegRefused("the SEG's segments hold more voxels than the limit")
@@ -185,11 +205,57 @@ def _read_onto(
     for index, number, plane in _planes(dataset):
         places = _voxels(plane, _place(dataset, index, geometry, uneven), geometry.shape)
         masks[number][places] = 1
+    return masks
+
+
+def shares_on_own_grid(dataset: Dataset) -> tuple[dict[int, NDArray[np.uint8]], VolumeGeometry]:
+    """Each segment on the grid that the SEG's own frames span, as shares of a voxel.
+
+    Args:
+        dataset: a SEG with pixel data.
+
+    Returns:
+        SegmentNumber to (I, J, K) uint8, 255 for a whole voxel: FRACTIONAL values scaled by
+        MaximumFractionalValue, anything else 0 or 255; and the grid.
+
+    Raises:
+        SegRefused: frames that are not parallel, not evenly apart or not on one grid, or damaged.
+    """
+    geometry = own_grid(dataset)
+    if str(attribute(dataset, "SegmentationType", "")) != "FRACTIONAL":
+        masks = _masks(dataset, geometry, None)
+        return {number: mask * np.uint8(255) for number, mask in masks.items()}, geometry
+    segments = _descriptions(dataset)
+    if len(segments) * int(np.prod(geometry.shape)) > MAX_SEG_VOXELS:
+        raise SegRefused("the SEG's segments hold more voxels than the limit")
+    shares = {number: np.zeros(geometry.shape, np.uint8) for number in segments}
+    most = max(int(attribute(dataset, "MaximumFractionalValue") or 255), 1)
+    pixels = seg_pixels(dataset)
+    for index, number, _ in _planes(dataset):
+        plane = pixels[index]
+        places = _voxels(plane > 0, _place(dataset, index, geometry, None), geometry.shape)
+        rows, columns = np.nonzero(plane)
+        shares[number][places] = np.minimum(plane[rows, columns] * 255.0 / most, 255).round()
+    return shares, geometry
+
+
+def content_of(
+    dataset: Dataset, masks: Mapping[int, NDArray[np.uint8]], affine: FloatArray, series_uid: str
+) -> SegContent:
+    """What a SEG says, with its segments' masks.
+
+    Args:
+        dataset: the SEG.
+        masks: SegmentNumber to (I, J, K) 0/1, every described segment.
+        affine: (4, 4) of the masks' grid, RAS mm.
+        series_uid: series that it refers to.
+    """
+    segments = _descriptions(dataset)
     return SegContent(
         segments=tuple(
             _segment(number, segments[number], masks[number]) for number in sorted(segments)
         ),
-        affine=geometry.affine,
+        affine=affine,
         segmentation_type=str(attribute(dataset, "SegmentationType", "")),
         creator=str(attribute(dataset, "ContentCreatorName", "") or ""),
         manufacturer=str(attribute(dataset, "Manufacturer", "") or ""),
@@ -299,7 +365,7 @@ def _place(
     exact[:3] = np.rint(change[:3])
     off = (corners @ (change - exact).T)[:, :3]
     if float(np.max(np.abs(off))) > ON_GRID_VOXELS * 5:
-        raise SegRefused("the SEG lies on another grid than its series: only the same grid is read")
+        raise OffGrid("the SEG lies on another grid than its series: only the same grid is read")
     return exact
 
 
