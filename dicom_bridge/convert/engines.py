@@ -9,7 +9,6 @@ import copy
 import importlib.metadata
 import subprocess
 import warnings
-from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
@@ -20,10 +19,11 @@ from numpy.typing import NDArray
 from pydicom.dataset import Dataset
 from pydicom.uid import ExplicitVRLittleEndian
 
+from dicom_bridge.convert.dcmtk import decode_with_dcmtk
 from dicom_bridge.convert.frames import READ_ERRORS
 from dicom_bridge.convert.libraries import configure_dicom2nifti
-from dicom_bridge.convert.pixels import stored_pixels
-from dicom_bridge.convert.stack import Stack
+from dicom_bridge.convert.pixels import Pixels
+from dicom_bridge.convert.split import Run
 from dicom_bridge.errors import DataRefused
 from dicom_bridge.geometry import FloatArray
 
@@ -52,11 +52,11 @@ class EngineVolume:
     version: str
 
 
-def _instances(stack: Stack) -> list[Dataset]:
-    """The stack's distinct data sets in spatial order."""
-    seen: dict[int, Dataset] = {}
-    for frame in stack.frames:
-        seen.setdefault(id(frame.dataset), frame.dataset)
+def _instances(run: Run) -> list[tuple[Dataset, Path]]:
+    """The run's distinct instances in order of volume, then space."""
+    seen: dict[int, tuple[Dataset, Path]] = {}
+    for frame in run.frames:
+        seen.setdefault(id(frame.dataset), (frame.dataset, frame.path))
     return list(seen.values())
 
 
@@ -75,20 +75,21 @@ class _Instance(Dataset):
         return self
 
 
-def _numbered(dataset: Dataset, number: int) -> _Instance:
+def _numbered(dataset: Dataset, number: int, decoded: NDArray[np.generic]) -> _Instance:
     made = _Instance()
     made._dict = dict(dataset._dict)
+    made._private_blocks = dataset._private_blocks
     made.file_meta = dataset.file_meta
-    made.decoded = stored_pixels(dataset)
+    made.decoded = decoded
     made.InstanceNumber = number
     return made
 
 
-def with_dicom2nifti(stack: Stack) -> EngineVolume:
+def with_dicom2nifti(run: Run, pixels: Pixels) -> list[EngineVolume]:
     """Convert by dicom2nifti.
 
-    InstanceNumber is overwritten in shallow copies by the place in space, since dicom2nifti groups
-    slices by it and fails where it is absent.
+    InstanceNumber is overwritten in shallow copies by the place in the run, since dicom2nifti
+    groups slices by it and fails where it is absent.
 
     Raises:
         EngineRefused: dicom2nifti refuses or fails, with its cause.
@@ -98,7 +99,10 @@ def with_dicom2nifti(stack: Stack) -> EngineVolume:
 
     configure_dicom2nifti()
     try:
-        numbered = [_numbered(data, place) for place, data in enumerate(_instances(stack), start=1)]
+        numbered = [
+            _numbered(data, place, pixels.of_instance(data, path))
+            for place, (data, path) in enumerate(_instances(run), start=1)
+        ]
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")
             made = convert_dicom.dicom_array_to_nifti(numbered, None, reorient_nifti=False)
@@ -108,40 +112,52 @@ def with_dicom2nifti(stack: Stack) -> EngineVolume:
         raise EngineRefused(f"dicom2nifti refuses the series ({error})") from None
     except READ_ERRORS as error:
         raise EngineRefused(f"dicom2nifti fails ({type(error).__name__})") from None
-    return EngineVolume(data, affine, "dicom2nifti", importlib.metadata.version("dicom2nifti"))
+    return [EngineVolume(data, affine, "dicom2nifti", importlib.metadata.version("dicom2nifti"))]
 
 
-def _write_plain(datasets: Sequence[Dataset], folder: Path) -> None:
-    """Write instances uncompressed under neutral names."""
+def _write_plain(run: Run, folder: Path) -> None:
+    """Put instances uncompressed under neutral names; what is plain already is linked."""
     folder.mkdir(parents=True)
-    for number, dataset in enumerate(datasets, start=1):
-        plain = copy.deepcopy(dataset)
-        syntax = plain.file_meta.TransferSyntaxUID
+    for number, (dataset, path) in enumerate(_instances(run), start=1):
+        target = folder / f"{number:06d}.dcm"
+        syntax = dataset.file_meta.TransferSyntaxUID
         if syntax.is_compressed:
-            plain.decompress(generate_instance_uid=False)
-        elif syntax.is_implicit_VR and syntax.is_little_endian:
-            pass
-        elif syntax != ExplicitVRLittleEndian:
+            plain = copy.deepcopy(dataset)
+            try:
+                plain.decompress(generate_instance_uid=False)
+            except READ_ERRORS:
+                decoded = decode_with_dcmtk(path, str(syntax), folder.parent)
+                if decoded is None:
+                    raise
+                plain = decoded
+            plain.save_as(target, enforce_file_format=True)
+        elif syntax == ExplicitVRLittleEndian or (
+            syntax.is_implicit_VR and syntax.is_little_endian
+        ):
+            target.symlink_to(path.resolve())
+        else:
             raise EngineRefused("dcm2niix is not asked to read this transfer syntax")
-        plain.save_as(folder / f"{number:06d}.dcm", enforce_file_format=True)
 
 
-def with_dcm2niix(stack: Stack, work: Path) -> EngineVolume:
-    """Convert by dcm2niix, one series per call, on uncompressed copies.
+def with_dcm2niix(run: Run, work: Path) -> list[EngineVolume]:
+    """Convert by dcm2niix, one image per call, on uncompressed copies.
 
     Args:
-        stack: the series.
+        run: the volumes of one image.
         work: an existing empty folder on the identified side; the caller removes it.
 
+    Returns:
+        Every image that dcm2niix made, without the resampled (`_Eq`) and tilt-corrected ones.
+
     Raises:
-        EngineRefused: another return code than 0, or not exactly one image.
+        EngineRefused: another return code than 0, or no image.
     """
     import dcm2niix
 
     source, target = work / "dicom", work / "nifti"
     target.mkdir(parents=True)
     try:
-        _write_plain(_instances(stack), source)
+        _write_plain(run, source)
     except READ_ERRORS as error:
         raise EngineRefused(f"instances cannot be rewritten ({type(error).__name__})") from None
     command = [dcm2niix.bin, "-z", "n", "-b", "n", "-p", "n", "-f", "volume", "-o", str(target)]
@@ -151,12 +167,17 @@ def with_dcm2niix(stack: Stack, work: Path) -> EngineVolume:
         )
     except (subprocess.TimeoutExpired, OSError) as error:
         raise EngineRefused(f"dcm2niix did not run ({type(error).__name__})") from None
-    made = sorted(target.glob("*.nii"))
-    if done.returncode != 0 or len(made) != 1:
+    made = [
+        path for path in sorted(target.glob("*.nii")) if not path.stem.endswith(("_Eq", "Tilt"))
+    ]
+    if done.returncode != 0 or not made:
         raise EngineRefused(
             f"dcm2niix made {len(made)} images with return code {done.returncode}: expected one"
         )
-    image: Any = nibabel.load(made[0])
+    return [_loaded(path, dcm2niix.__version__) for path in made]
+
+
+def _loaded(path: Path, version: str) -> EngineVolume:
+    image: Any = nibabel.load(path, mmap=False)
     data = np.asanyarray(image.dataobj)
-    affine = np.asarray(image.affine, dtype=np.float64)
-    return EngineVolume(data, affine, "dcm2niix", dcm2niix.__version__)
+    return EngineVolume(data, np.asarray(image.affine, dtype=np.float64), "dcm2niix", version)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import struct
 import zlib
 from collections.abc import Iterable, Sequence
@@ -18,6 +19,7 @@ from pydicom.uid import (
     CTImageStorage,
     DeflatedExplicitVRLittleEndian,
     EnhancedCTImageStorage,
+    EnhancedMRColorImageStorage,
     EnhancedMRImageStorage,
     EnhancedPETImageStorage,
     LegacyConvertedEnhancedCTImageStorage,
@@ -25,6 +27,7 @@ from pydicom.uid import (
     LegacyConvertedEnhancedPETImageStorage,
     MRImageStorage,
     PositronEmissionTomographyImageStorage,
+    SecondaryCaptureImageStorage,
 )
 
 from dicom_bridge.convert.libraries import configure_reading
@@ -42,6 +45,8 @@ MULTI_FRAME = frozenset(
     }
 )
 VOLUME_CLASSES = CLASSIC | MULTI_FRAME
+# What `clinode tools convert` takes besides: colour maps, and captures that carry positions.
+PICTURE_CLASSES = frozenset({EnhancedMRColorImageStorage, SecondaryCaptureImageStorage})
 # What pydicom and the decoders raise at damaged input; RuntimeError includes NotImplementedError.
 READ_ERRORS: tuple[type[Exception], ...] = (
     *(OSError, EOFError, ValueError, TypeError, AttributeError, LookupError, ArithmeticError),
@@ -51,6 +56,7 @@ IDENTIFYING_UIDS = ("SOPInstanceUID", "SeriesInstanceUID", "StudyInstanceUID")
 MAX_FILE_BYTES = 4 * 1024**3
 MAX_VOXELS = 1024**3
 MAX_FRAMES = 20_000
+MAX_SIDE = 16_384
 
 # What differs between volumes that share their positions, and how to say it.
 VARIATIONS: tuple[tuple[str, str], ...] = (
@@ -77,6 +83,8 @@ class Frame:
         slope: RescaleSlope, 1 where absent.
         intercept: RescaleIntercept, 0 where absent.
         variation: values of `VARIATIONS`, as text, to name what differs.
+        tile: first row, first column, rows and columns of a slice that is one tile of a mosaic.
+        rank: DimensionIndexValues from the last to the first, () where there are none.
     """
 
     dataset: Dataset
@@ -89,19 +97,24 @@ class Frame:
     slope: float
     intercept: float
     variation: tuple[str, ...]
+    tile: tuple[int, int, int, int] | None = None
+    rank: tuple[int, ...] = ()
 
     @property
     def size(self) -> tuple[int, int]:
         """Rows and columns."""
+        if self.tile is not None:
+            return self.tile[2], self.tile[3]
         return whole(self.dataset, "Rows", 0), whole(self.dataset, "Columns", 0)
 
 
-def read_dataset(path: Path, *, pixels: bool) -> Dataset:
+def read_dataset(path: Path, *, pixels: bool, named: bool = True) -> Dataset:
     """Read one DICOM file.
 
     Args:
         path: the file.
         pixels: whether pixel data are read too.
+        named: whether SOPClassUID must be there; else the file meta information's stands in.
 
     Returns:
         The data set with its file meta information.
@@ -120,6 +133,8 @@ def read_dataset(path: Path, *, pixels: bool) -> Dataset:
         if syntax is not None and syntax not in AllTransferSyntaxes:
             raise DataRefused("a file is in an unknown transfer syntax: private, or damaged")
         dataset = pydicom.dcmread(path, stop_before_pixels=not pixels)
+        if not named and not sop_class(dataset):
+            dataset.SOPClassUID = dataset.file_meta.get("MediaStorageSOPClassUID", "")
         if not sop_class(dataset):
             raise DataRefused("a file has no SOPClassUID: no DICOM instance, or cut off")
         for keyword in IDENTIFYING_UIDS:
@@ -183,13 +198,13 @@ def functional_group(dataset: Dataset, index: int, name: str) -> Dataset | None:
     return None
 
 
-def _texts(value: object, count: int) -> tuple[str, ...]:
+def texts(value: object, count: int) -> tuple[str, ...]:
     """A multi-valued decimal string as written; refuses another number of values."""
     values = list(value) if isinstance(value, Iterable) and not isinstance(value, str) else [value]
-    texts = tuple(str(item).strip() for item in values)
-    if len(texts) != count or not all(_finite(text) for text in texts):
+    written = tuple(str(item).strip() for item in values)
+    if len(written) != count or not all(_finite(text) for text in written):
         raise DataRefused("a slice has no usable position, orientation or pixel spacing")
-    return texts
+    return written
 
 
 def _finite(text: str) -> bool:
@@ -199,9 +214,18 @@ def _finite(text: str) -> bool:
         return False
 
 
-def _number(value: object, default: float) -> float:
-    text = str(value if value is not None else "").strip()
-    return float(text) if _finite(text) else default
+def _rescale(slope: object, intercept: object) -> tuple[float, float]:
+    """RescaleSlope and RescaleIntercept; 1 and 0 where absent; refuses what is no rescale."""
+    texts = [str(value if value is not None else "").strip() for value in (slope, intercept)]
+    try:
+        pair = float(texts[0] or 1.0), float(texts[1] or 0.0)
+    except ValueError:
+        raise DataRefused("wrong rescale: RescaleSlope or RescaleIntercept is no number") from None
+    if not (math.isfinite(pair[0]) and abs(pair[1]) < math.inf):
+        raise DataRefused("wrong rescale: RescaleSlope or RescaleIntercept is not finite")
+    if pair[0] == 0.0:
+        raise DataRefused("wrong rescale: a RescaleSlope of 0 makes every value the same")
+    return pair
 
 
 def classic_frame(dataset: Dataset, path: Path) -> Frame:
@@ -217,16 +241,19 @@ def classic_frame(dataset: Dataset, path: Path) -> Frame:
         attribute(dataset, "TemporalPositionIdentifier"),
         attribute(dataset, "AcquisitionNumber"),
     )
+    slope, intercept = _rescale(
+        attribute(dataset, "RescaleSlope"), attribute(dataset, "RescaleIntercept")
+    )
     return Frame(
         dataset=dataset,
         path=path,
         index=None,
-        position=_texts(attribute(dataset, "ImagePositionPatient"), 3),
-        orientation=_texts(attribute(dataset, "ImageOrientationPatient"), 6),
-        spacing=_texts(attribute(dataset, "PixelSpacing"), 2),
+        position=texts(attribute(dataset, "ImagePositionPatient"), 3),
+        orientation=texts(attribute(dataset, "ImageOrientationPatient"), 6),
+        spacing=texts(attribute(dataset, "PixelSpacing"), 2),
         thickness=str(attribute(dataset, "SliceThickness") or "").strip(),
-        slope=_number(attribute(dataset, "RescaleSlope"), 1.0),
-        intercept=_number(attribute(dataset, "RescaleIntercept"), 0.0),
+        slope=slope,
+        intercept=intercept,
         variation=tuple(str(value or "") for value in values),
     )
 
@@ -249,22 +276,35 @@ def enhanced_frame(dataset: Dataset, path: Path, index: int) -> Frame:
         _value("FrameContentSequence", "TemporalPositionIndex"),
         _value("FrameContentSequence", "FrameAcquisitionNumber"),
     )
+    slope, intercept = _rescale(
+        _value("PixelValueTransformationSequence", "RescaleSlope"),
+        _value("PixelValueTransformationSequence", "RescaleIntercept"),
+    )
     return Frame(
         dataset=dataset,
         path=path,
         index=index,
-        position=_texts(_value("PlanePositionSequence", "ImagePositionPatient"), 3),
-        orientation=_texts(_value("PlaneOrientationSequence", "ImageOrientationPatient"), 6),
-        spacing=_texts(_value("PixelMeasuresSequence", "PixelSpacing"), 2),
+        position=texts(_value("PlanePositionSequence", "ImagePositionPatient"), 3),
+        orientation=texts(_value("PlaneOrientationSequence", "ImageOrientationPatient"), 6),
+        spacing=texts(_value("PixelMeasuresSequence", "PixelSpacing"), 2),
         thickness=str(_value("PixelMeasuresSequence", "SliceThickness") or "").strip(),
-        slope=_number(_value("PixelValueTransformationSequence", "RescaleSlope"), 1.0),
-        intercept=_number(_value("PixelValueTransformationSequence", "RescaleIntercept"), 0.0),
+        slope=slope,
+        intercept=intercept,
         variation=tuple(str(item or "") for item in values),
+        rank=_rank(_value("FrameContentSequence", "DimensionIndexValues")),
     )
 
 
+def _rank(indices: object) -> tuple[int, ...]:
+    try:
+        values = indices if isinstance(indices, Iterable) else [indices]
+        return tuple(int(str(value)) for value in values)[::-1]
+    except ValueError:
+        return ()
+
+
 def frames_of(dataset: Dataset, path: Path) -> list[Frame]:
-    """All frames of one instance.
+    """All frames of one instance that holds slices of a single-channel volume.
 
     Raises:
         DataRefused: the object holds no grey-value slices, or says that it has too many.
@@ -273,25 +313,48 @@ def frames_of(dataset: Dataset, path: Path) -> list[Frame]:
         raise DataRefused("the object is of a class that holds no MR, CT or PET volume")
     if whole(dataset, "SamplesPerPixel", 1) != 1:
         raise DataRefused("colour images are no measured volume: only single-channel images go on")
+    if tiled(dataset):
+        raise DataRefused("mosaic images (functional or diffusion) are not single volumes")
+    return plain_frames(dataset, path)
+
+
+def tiled(dataset: Dataset) -> bool:
+    """Whether an instance holds a volume's slices side by side (Siemens MOSAIC, UIH VFRAME)."""
+    parts = attribute(dataset, "ImageType") or []
+    return any(str(part) in ("MOSAIC", "VFRAME") for part in parts)
+
+
+def plain_frames(dataset: Dataset, path: Path) -> list[Frame]:
+    """All frames of one instance whose slices do not lie side by side.
+
+    Raises:
+        DataRefused: no image, a size above the limits, or no usable position.
+    """
     rows, columns = whole(dataset, "Rows", 0), whole(dataset, "Columns", 0)
     if rows < 1 or columns < 1:
         raise DataRefused("an instance has no image (Rows or Columns missing)")
-    if dataset.SOPClassUID in CLASSIC:
-        if "MOSAIC" in [str(part) for part in attribute(dataset, "ImageType") or []]:
-            raise DataRefused("mosaic images (functional or diffusion) are not single volumes")
-        return [classic_frame(dataset, path)]
+    if max(rows, columns) > MAX_SIDE:
+        raise DataRefused(f"absurd size: an image of {columns} x {rows} pixels is not read")
     count = whole(dataset, "NumberOfFrames", 1)
     if count > MAX_FRAMES or count * rows * columns > MAX_VOXELS:
-        raise DataRefused(f"a multi-frame object announces {count} frames: above the limit")
+        raise DataRefused(f"absurd size: a multi-frame object announces {count} frames")
+    if "PerFrameFunctionalGroupsSequence" not in dataset:
+        if count > 1:
+            raise DataRefused("a multi-frame object does not say where its frames lie")
+        return [classic_frame(dataset, path)]
     return [enhanced_frame(dataset, path, index) for index in range(count)]
 
 
-def volume_datasets(files: Sequence[Path], *, pixels: bool) -> list[tuple[Dataset, Path]]:
+def volume_datasets(
+    files: Sequence[Path], *, pixels: bool, pictures: bool = False, named: bool = True
+) -> list[tuple[Dataset, Path]]:
     """Read a series' image instances; exact copies of an instance and non-images are left out.
 
     Args:
         files: the series' files, in any order.
         pixels: whether pixel data are read too.
+        pictures: whether colour maps and captures with positions count as images too.
+        named: whether instances must carry their UIDs; without, files are one series as given.
 
     Returns:
         Data sets with their paths, one per SOPInstanceUID.
@@ -299,18 +362,21 @@ def volume_datasets(files: Sequence[Path], *, pixels: bool) -> list[tuple[Datase
     Raises:
         DataRefused: a file cannot be read, no image is among them, or they are of several series.
     """
+    wanted = VOLUME_CLASSES | PICTURE_CLASSES if pictures else VOLUME_CLASSES
     found: dict[str, tuple[Dataset, Path]] = {}
     series: set[str] = set()
     others = 0
     for path in files:
-        dataset = read_dataset(path, pixels=pixels)
-        if dataset.SOPClassUID not in VOLUME_CLASSES:
+        dataset = read_dataset(path, pixels=pixels, named=named)
+        if dataset.SOPClassUID not in wanted:
             others += 1
             continue
         uid = str(attribute(dataset, "SOPInstanceUID", "")).strip()
-        if not uid or not str(attribute(dataset, "SeriesInstanceUID", "")).strip():
+        if not named:
+            uid = uid or str(path)
+        elif not uid or not str(attribute(dataset, "SeriesInstanceUID", "")).strip():
             raise DataRefused("an instance has no SOPInstanceUID or no SeriesInstanceUID")
-        series.add(str(dataset.SeriesInstanceUID))
+        series.add(str(attribute(dataset, "SeriesInstanceUID", "")))
         earlier = found.setdefault(uid, (dataset, path))[0]
         if attribute(earlier, "ImagePositionPatient") != attribute(dataset, "ImagePositionPatient"):
             raise DataRefused("two different slices carry the same SOPInstanceUID")

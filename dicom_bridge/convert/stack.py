@@ -50,7 +50,8 @@ class Stack:
         )
 
 
-def _floats(values: Sequence[str]) -> FloatArray:
+def floats(values: Sequence[str]) -> FloatArray:
+    """Texts of decimal strings as numbers."""
     return np.asarray([float(value) for value in values], dtype=np.float64)
 
 
@@ -63,18 +64,18 @@ def check_alike(frames: Sequence[Frame]) -> None:
     sizes = {frame.size for frame in frames}
     if len(sizes) > 1:
         raise DataRefused(f"mixed acquisition: slices of {len(sizes)} different sizes in a series")
-    spacings = np.array([_floats(frame.spacing) for frame in frames])
-    if np.any(spacings <= 0):
-        raise DataRefused("PixelSpacing must be above zero")
-    if np.max(np.abs(spacings - spacings[0])) > 1e-3:
-        raise DataRefused("mixed acquisition: slices of different pixel spacing in one series")
-    turns = np.array([_floats(frame.orientation) for frame in frames])
+    turns = np.array([floats(frame.orientation) for frame in frames])
     if np.max(np.abs(turns - turns[0])) > ORIENTATION_TOLERANCE:
         groups = {tuple(np.round(turn, 2)) for turn in turns}
         raise DataRefused(
             f"mixed acquisition: slices of {max(2, len(groups))} different orientations in one "
             "series (localiser or several stacks)"
         )
+    spacings = np.array([floats(frame.spacing) for frame in frames])
+    if np.any(spacings <= 0):
+        raise DataRefused("PixelSpacing must be above zero")
+    if np.max(np.abs(spacings - spacings[0])) > 1e-3:
+        raise DataRefused("mixed acquisition: slices of different pixel spacing in one series")
 
 
 def drop_repeats(
@@ -98,22 +99,30 @@ def drop_repeats(
         elif not alike(frames[kept[-1]], frames[index]):
             clashes.append((kept[-1], index))
     if clashes:
-        raise DataRefused(_mixed_words(frames, clashes, len(kept)))
+        pairs = [[frames[first], frames[second]] for first, second in clashes]
+        raise DataRefused(mixed_words(frames, pairs, positions=len(kept)))
     return kept
 
 
-def _mixed_words(
-    frames: Sequence[Frame], clashes: Sequence[tuple[int, int]], positions: int
+def mixed_words(
+    frames: Sequence[Frame], places: Sequence[Sequence[Frame]], *, positions: int = 0
 ) -> str:
+    """Why several images at one position are refused.
+
+    Args:
+        frames: of the series.
+        places: images that share a position, position by position.
+        positions: how many there are; 0 where `places` holds them all.
+    """
     differing = [
         words
         for number, (_, words) in enumerate(VARIATIONS)
-        if any(frames[a].variation[number] != frames[b].variation[number] for a, b in clashes)
+        if any(len({frame.variation[number] for frame in place}) > 1 for place in places)
     ]
     reason = f"that differ in their {', '.join(differing)}" if differing else "without any label"
     return (
-        f"mixed acquisition: {len(frames)} images at {positions} slice positions {reason}; "
-        "one series must hold one volume"
+        f"mixed acquisition: {len(frames)} images at {positions or len(places)} slice positions "
+        f"{reason}; one series must hold one volume"
     )
 
 
@@ -149,22 +158,22 @@ def check_even(heights: FloatArray) -> float:
     return float((heights[-1] - heights[0]) / (len(heights) - 1))
 
 
-def check_upright(positions: FloatArray, normal: FloatArray, distance: float) -> None:
+def check_upright(positions: FloatArray, normal: FloatArray) -> None:
     """Refuse stacks that lean (gantry tilt) or whose slices shift sideways.
 
     Args:
         positions: (n, 3) LPS mm in spatial order.
         normal: (3,) unit.
-        distance: mm between slices.
 
     Raises:
-        DataRefused: a sideways step above 1 % of the slice distance (0.01 mm at least).
+        DataRefused: a sideways step above 1 % of the median slice distance (0.01 mm at least).
     """
     moves = np.diff(positions, axis=0)
-    sideways = moves - np.outer(moves @ normal, normal)
-    worst = float(np.max(np.linalg.norm(sideways, axis=1)))
-    if worst > max(GAP_SHARE * distance, SAME_POSITION_MM):
-        angle = float(np.degrees(np.arctan2(worst, distance)))
+    along = moves @ normal
+    sideways = np.linalg.norm(moves - np.outer(along, normal), axis=1)
+    worst = int(np.argmax(sideways))
+    if sideways[worst] > max(GAP_SHARE * float(np.median(along)), SAME_POSITION_MM):
+        angle = float(np.degrees(np.arctan2(sideways[worst], along[worst])))
         raise DataRefused(
             f"slices are not stacked along their normal (gantry tilt of {angle:.1f} degrees)"
         )
@@ -192,9 +201,9 @@ def stack_frames(
         DataRefused: mixed acquisition, missing slice, uneven distance, gantry tilt, too few slices.
     """
     check_alike(frames)
-    orientation = _floats(frames[0].orientation)
+    orientation = floats(frames[0].orientation)
     normal = slice_normal(orientation)
-    positions = np.array([_floats(frame.position) for frame in frames])
+    positions = np.array([floats(frame.position) for frame in frames])
     heights = positions @ normal
     order = drop_repeats(frames, heights, alike)
     if len(order) < minimum:
@@ -208,9 +217,9 @@ def stack_frames(
     else:
         along = heights[order]
         mean = float((along[-1] - along[0]) / (len(along) - 1))
+        check_upright(positions[order], normal)
         distance = check_even(along) if even else mean
-        check_upright(positions[order], normal, distance)
         step = (positions[order[-1]] - positions[order[0]]) / (len(order) - 1)
-    spacing = _floats(chosen[0].spacing)
+    spacing = floats(chosen[0].spacing)
     affine = grid_affine(positions[order[0]], orientation, spacing, step)
     return Stack(frames=chosen, affine=affine, slice_distance=distance)

@@ -235,7 +235,7 @@ REFUSALS = [
     (_two_series, "expected one series, got 2"),
     (_blank, "blank"),
     (_few, "too few slices: 3"),
-    (_bomb, "above the limit|more voxels"),
+    (_bomb, "absurd size"),
     (_text_file, "not a DICOM file"),
 ]
 
