@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from typing import Annotated, Literal
+from typing import Annotated, Literal, Self
 
-from pydantic import Field
+from pydantic import Field, model_validator
 
 from appliance.settings_base import Section
 
@@ -30,7 +30,7 @@ class QcSection(Section):
 
 
 class LabelsSection(Section):
-    """Which segmentations count as an expert's."""
+    """Which segmentations count as an expert's, and how several become one label."""
 
     creators: tuple[str, ...] = ()
     """ContentCreatorName values that are accepted; empty accepts every creator but clinode."""
@@ -39,6 +39,35 @@ class LabelsSection(Section):
         Annotated[int, Field(ge=1, le=255)],
     ] = Field(default_factory=lambda: {"SCT:52988006": 1})
     """Local label: ``SCHEME:VALUE`` of the segmented property type, to the value in the masks."""
+    rois: dict[
+        Annotated[str, Field(min_length=1, max_length=64)], Annotated[int, Field(ge=1, le=255)]
+    ] = Field(default_factory=dict)
+    """ROI name of RT structure sets without a mapped code, to the value in the masks."""
+    precedence: tuple[Annotated[int, Field(ge=1, le=255)], ...] = ()
+    """Values that win where segments overlap, the strongest first; else the smaller structure."""
+    merge: dict[
+        Annotated[str, Field(pattern=r"\A[A-Za-z0-9_.-]{1,16}:[A-Za-z0-9_.-]{1,16}\z")],
+        Annotated[tuple[Annotated[int, Field(ge=1, le=255)], ...], Field(min_length=1)],
+    ] = Field(default_factory=dict)
+    """A plan's label that the site keeps in parts: its ``SCHEME:VALUE`` to the parts' values."""
+    consensus: Literal["newest", "majority", "staple"] = "newest"
+    """How the labels of several raters become one."""
+
+    @model_validator(mode="after")
+    def _parts_known(self) -> Self:
+        known = self.values()
+        for what, used in (
+            ("precedence", set(self.precedence)),
+            ("merge", {value for parts in self.merge.values() for value in parts}),
+        ):
+            if used - known:
+                words = ", ".join(str(value) for value in sorted(used - known))
+                raise ValueError(f"{what} names values that codes and rois do not have: {words}")
+        return self
+
+    def values(self) -> frozenset[int]:
+        """The site's label values."""
+        return frozenset(self.codes.values()) | frozenset(self.rois.values())
 
 
 class BidsSection(Section):
