@@ -26,7 +26,13 @@ from pydantic import (
 
 from appliance.errors import ApplianceError
 from appliance.settings_base import Section
-from appliance.settings_imaging import BidsSection, ImagingSection, LabelsSection, QcSection
+from appliance.settings_imaging import (
+    BidsSection,
+    ImagingSection,
+    LabelsSection,
+    QcSection,
+    SeriesSection,
+)
 
 MAX_SETTINGS_BYTES = 1_048_576
 
@@ -363,6 +369,7 @@ class Settings(Section):
     intake: IntakeSection = IntakeSection()
     deidentification: DeidentificationSection = DeidentificationSection()
     imaging: ImagingSection = ImagingSection()
+    series: SeriesSection = SeriesSection()
     qc: QcSection = QcSection()
     bids: BidsSection = BidsSection()
     resources: ResourcesSection = ResourcesSection()

@@ -20,6 +20,44 @@ class ImagingSection(Section):
     seed: Annotated[int, Field(ge=0)] = 0
 
 
+class SeriesName(Section):
+    """What the site calls a kind of series.
+
+    It goes before the description, not before physics: against the acquisition it lowers the
+    confidence, and the study waits for a person.
+    """
+
+    pattern: Annotated[str, Field(min_length=1, max_length=128)]
+    """Shell wildcard (``*``, ``?``, ``[abc]``) for the whole value, in any case."""
+    attribute: Literal["SeriesDescription", "ProtocolName", "SequenceName"] = "SeriesDescription"
+    """What the pattern is matched against."""
+    kind: Literal[
+        "FLAIR",
+        "T1w",
+        "T1wCE",
+        "T2w",
+        "PDw",
+        "DWI",
+        "ADC",
+        "SWI",
+        "BOLD",
+        "CT",
+        "localiser",
+        "derived",
+        "secondary-capture",
+        "other",
+        "ignore",
+    ]
+    """What such a series is; ``ignore`` leaves it out."""
+
+
+class SeriesSection(Section):
+    """How the site names its series; try it with ``clinode tools classify DIR --settings FILE``."""
+
+    names: Annotated[tuple[SeriesName, ...], Field(max_length=200)] = ()
+    """Rules in their order: the first that matches counts."""
+
+
 class QcSection(Section):
     """What the quality check decides."""
 

@@ -66,36 +66,35 @@ app.command("deidentify")(deidentify)
 
 @app.command()
 def classify(
-    folder: Annotated[Path, typer.Argument(help="A folder of DICOM files.")], json: Json = False
+    folder: Annotated[Path, typer.Argument(help="A folder of DICOM files.")],
+    settings: Annotated[
+        Path | None,
+        typer.Option(
+            "--settings",
+            help="A settings file with the site's own names: the table [series] is enough.",
+        ),
+    ] = None,
+    json: Json = False,
 ) -> None:
-    """Say what each series is, how sure that is, and by which rule."""
-    from dicom_bridge.classify import scan_study
-    from dicom_bridge.errors import DataRefused
+    """Say what each series is, how sure that is, by which rule, and which would be chosen."""
+    from appliance.tools.series import classify_folder, trial_settings
 
-    scan = scan_study(folder)
-    if not scan.series:
-        raise DataRefused(f"no DICOM series was found ({len(scan.unreadable)} other files)")
-    rows = [
-        {
-            "series": series.SeriesNumber,
-            "kind": str(series.kind),
-            "confidence": series.confidence,
-            "rule": series.rule,
-            "dimension": series.dimension,
-            "images": series.slices,
-        }
-        for series in scan.series
-    ]
+    reports, unreadable = classify_folder(folder, trial_settings(settings))
     if json:
-        print_json({"series": rows, "unreadable": len(scan.unreadable)})
+        print_json({"studies": [r.document() for r in reports], "unreadable": unreadable})
         return
-    print_table(
-        ("series", "kind", "confidence", "rule", "dimension", "images"),
-        (tuple(row.values()) for row in rows),
-        empty="no DICOM series was found",
-    )
-    if scan.unreadable:
-        print_lines(f"{len(scan.unreadable)} files are no readable DICOM")
+    for report in reports:
+        print_lines(f"study {report.number} of {len(reports)}")
+        rows = report.rows()
+        columns = tuple(name.replace("_", " ") for name in rows[0])
+        cells = ([("yes" if v is True else v or "-") for v in row.values()] for row in rows)
+        print_table(columns, cells, empty="no series")
+        for choice in report.chosen():
+            number = choice["series"]
+            which = "a person must look" if number is None else f"series {number}"
+            print_lines(f"  {choice['kind']}: {which}: {choice['why']}")
+    if unreadable:
+        print_lines(f"{unreadable} files are no readable DICOM")
 
 
 @app.command()

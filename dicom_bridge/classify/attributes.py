@@ -10,11 +10,16 @@ import numpy as np
 from pydicom.dataset import Dataset
 from pydicom.multival import MultiValue
 
+from dicom_bridge.classify.diffusion import b_value
+from dicom_bridge.classify.timing import Run, bolus_came_later, run_of
+from dicom_bridge.classify.values import number, texts, word_text
 from dicom_bridge.convert.frames import MULTI_FRAME, attribute, functional_group, sop_class, whole
 from dicom_bridge.convert.libraries import configure_reading
 
 DISTORTION_CORRECTED = frozenset({"DIS2D", "DIS3D", "GDC"})
 PLANE_NAMES = ("sagittal", "coronal", "axial")
+MAX_FRAMES = 20_000
+NO_AGENT = frozenset({"", "NO", "NONE", "N/A", "NA", "N", "0"})
 MAX_HEADERS = 64  # headers looked at per series: the rest is of the same acquisition
 
 
@@ -25,22 +30,28 @@ class Acquisition:
     Attributes:
         sop_class: SOPClassUID.
         modality: Modality.
-        image_type: upper-case values of ImageType and FrameType together.
+        image_type: upper-case values of ImageType, FrameType and ComplexImageComponent of the
+            sampled images together.
         echo_time: effective echo time.
         repetition_time: repetition time.
         inversion_time: inversion time.
         flip_angle: degrees.
         sequence: upper-case ScanningSequence codes, or their enhanced equivalents (SE, GR, EP, IR).
         variant: upper-case SequenceVariant and ScanOptions.
-        contrast: AcquisitionContrast of enhanced objects, "" otherwise.
-        words: lower-case words of the series', protocol's and sequence's names.
-        agent: whether the header says that a contrast agent was given.
-        b_value: highest diffusion b-value, s/mm2.
+        contrasts: AcquisitionContrast of the sampled frames; empty for classic objects.
+        words: lower-case words of the series' and the protocol's names.
+        pulse: lower-case words of the vendor's sequence name, which nobody types in.
+        agent: whether the contrast agent was in the body; None where the header is silent.
+        b_value: highest diffusion b-value, s/mm2, standard or private.
         echo_times: distinct echo times.
         time_points: temporal positions that the header announces.
         planes: distinct slice planes among the images.
         dimension: "2D", "3D" or "".
         body_part: BodyPartExamined, or the anatomic region's meaning, upper case.
+        images: slices of the series, frames counted one by one.
+        colour: whether the pixels are coloured.
+        inflow: whether the header says angiography (AngioFlag, TimeOfFlightContrast).
+        run: what tells a repeated acquisition from another protocol.
     """
 
     sop_class: str
@@ -52,55 +63,20 @@ class Acquisition:
     flip_angle: float | None
     sequence: frozenset[str]
     variant: frozenset[str]
-    contrast: str
+    contrasts: frozenset[str]
     words: str
-    agent: bool
+    pulse: str
+    agent: bool | None
     b_value: float
     echo_times: int
     time_points: int
     planes: tuple[str, ...]
     dimension: str
     body_part: str
-
-
-def number(value: object) -> float | None:
-    """The first finite number in an attribute's value.
-
-    Examples:
-        >>> number("2200.5"), number(None), number(["90", "12"])
-        (2200.5, None, 90.0)
-    """
-    if isinstance(value, Iterable) and not isinstance(value, str | bytes):
-        values = list(value)
-        return number(values[0]) if values else None
-    try:
-        found = float(str(value))
-    except ValueError:
-        return None
-    return found if np.isfinite(found) else None
-
-
-def texts(value: object) -> frozenset[str]:
-    """The upper-case values of a multi-valued text attribute."""
-    if value is None:
-        return frozenset()
-    if isinstance(value, str):
-        value = value.split("\\")
-    if not isinstance(value, Iterable):
-        return frozenset()
-    return frozenset(str(item).strip().upper() for item in value if str(item).strip())
-
-
-def word_text(*names: object) -> str:
-    """Free text as lower-case words with single blanks, padded, so that words can be searched.
-
-    Examples:
-        >>> word_text("T2_tirm-DarkFluid", None)
-        ' t2 tirm dark fluid '
-    """
-    joined = " ".join(str(name) for name in names if name)
-    joined = re.sub(r"(?<=[a-z])(?=[A-Z])", " ", joined).replace("+", " plus ")
-    return f" {' '.join(re.findall(r'[a-z0-9*]+', joined.lower()))} "
+    images: int
+    colour: bool
+    inflow: bool
+    run: Run
 
 
 def plane_of(orientation: Sequence[float]) -> str:
@@ -122,37 +98,48 @@ def acquisition(headers: Sequence[Dataset]) -> Acquisition:
     configure_reading()
     first = headers[0]
     sample = headers[:: max(1, len(headers) // MAX_HEADERS)]
-    enhanced = sop_class(first) in MULTI_FRAME
-    values = _Enhanced(first) if enhanced else _Classic(first)
+    each = [_Enhanced(h) if sop_class(h) in MULTI_FRAME else _Classic(h) for h in sample]
+    values = each[0]
+    pulse = word_text(attribute(first, "SequenceName"), attribute(first, "PulseSequenceName"))
     return Acquisition(
         sop_class=sop_class(first),
         modality=str(attribute(first, "Modality", "")).upper(),
-        image_type=texts(attribute(first, "ImageType")) | values.frame_type(),
-        echo_time=number(values.get("MREchoSequence", "EffectiveEchoTime", "EchoTime")),
-        repetition_time=number(
-            values.get("MRTimingAndRelatedParametersSequence", "RepetitionTime", "RepetitionTime")
-        ),
-        inversion_time=number(values.get("MRModifierSequence", "InversionTimes", "InversionTime")),
+        image_type=frozenset().union(*(item.image_type() for item in each)),
+        echo_time=values.echo_time(),
+        repetition_time=values.repetition_time(),
+        inversion_time=values.inversion_time(),
         flip_angle=number(
             values.get("MRTimingAndRelatedParametersSequence", "FlipAngle", "FlipAngle")
         ),
-        sequence=values.sequence(),
-        variant=texts(attribute(first, "SequenceVariant")) | texts(attribute(first, "ScanOptions")),
-        contrast=values.contrast(),
-        words=word_text(
-            attribute(first, "SeriesDescription"),
-            attribute(first, "ProtocolName"),
-            attribute(first, "SequenceName"),
-            attribute(first, "PulseSequenceName"),
-        ),
+        sequence=values.sequence() | _pulse_codes(pulse),
+        variant=values.variant(),
+        contrasts=frozenset().union(*(item.contrasts() for item in each)),
+        words=word_text(attribute(first, "SeriesDescription"), attribute(first, "ProtocolName")),
+        pulse=pulse,
         agent=values.agent(),
-        b_value=max((_b_value(header) for header in sample), default=0.0),
+        b_value=max((b_value(header) for header in sample), default=0.0),
         echo_times=len(_echo_times(sample)),
         time_points=max(_time_points(header) for header in sample),
         planes=_planes(sample),
         dimension=str(attribute(first, "MRAcquisitionType") or "").upper(),
         body_part=values.body_part(),
+        images=sum(max(1, whole(header, "NumberOfFrames", 1)) for header in headers),
+        colour=whole(first, "SamplesPerPixel", 1) > 1,
+        inflow=values.inflow(),
+        run=run_of(sample, (values.repetition_time(), values.echo_time(), values.inversion_time())),
     )
+
+
+def _pulse_codes(pulse: str) -> frozenset[str]:
+    """Echo codes that a vendor's sequence name adds where ScanningSequence says "EP" alone.
+
+    Examples:
+        >>> _pulse_codes(" *epfid2d1 64 ")
+        frozenset({'GR'})
+    """
+    found = {"GR"} if re.search(r" \*?epfid", pulse) else set()
+    found |= {"SE"} if re.search(r" \*?(?:epse|ep b)", pulse) else set()
+    return frozenset(found)
 
 
 class _Classic:
@@ -166,23 +153,48 @@ class _Classic:
         del macro, keyword
         return attribute(self.dataset, plain)
 
-    def frame_type(self) -> frozenset[str]:
-        """Frame Type (0008,9007): enhanced objects only, so nothing here."""
-        return frozenset()
+    def image_type(self) -> frozenset[str]:
+        """Image Type (0008,0008) and, of enhanced objects, what their frames say."""
+        return texts(attribute(self.dataset, "ImageType"))
+
+    def echo_time(self) -> float | None:
+        """Echo time in ms."""
+        return number(self.get("MREchoSequence", "EffectiveEchoTime", "EchoTime"))
+
+    def repetition_time(self) -> float | None:
+        """Repetition time in ms."""
+        macro = "MRTimingAndRelatedParametersSequence"
+        return number(self.get(macro, "RepetitionTime", "RepetitionTime"))
+
+    def inversion_time(self) -> float | None:
+        """Inversion time in ms."""
+        return number(self.get("MRModifierSequence", "InversionTimes", "InversionTime"))
+
+    def variant(self) -> frozenset[str]:
+        """Sequence Variant (0018,0021) and Scan Options (0018,0022)."""
+        variant = texts(attribute(self.dataset, "SequenceVariant"))
+        return variant | texts(attribute(self.dataset, "ScanOptions"))
+
+    def inflow(self) -> bool:
+        """Angio Flag (0018,0025)."""
+        return str(attribute(self.dataset, "AngioFlag") or "").strip().upper() == "Y"
 
     def sequence(self) -> frozenset[str]:
         """Scanning Sequence (0018,0020): SE, GR, IR, EP, RM."""
         return texts(attribute(self.dataset, "ScanningSequence"))
 
-    def contrast(self) -> str:
+    def contrasts(self) -> frozenset[str]:
         """Acquisition Contrast (0008,9209): enhanced objects only, so nothing here."""
-        return ""
+        return frozenset()
 
-    def agent(self) -> bool:
-        """Whether a contrast agent was given, by name or by volume."""
+    def agent(self) -> bool | None:
+        """Whether a contrast agent was given before the images, by name or by volume."""
         agent = str(attribute(self.dataset, "ContrastBolusAgent") or "").strip().upper()
         volume = number(attribute(self.dataset, "ContrastBolusVolume"))
-        return agent not in ("", "NO", "NONE", "N/A", "NA", "N", "0") or bool(volume)
+        if not agent and volume is None:
+            return None
+        given = agent not in NO_AGENT or bool(volume)
+        return given and not bolus_came_later(self.dataset)
 
     def body_part(self) -> str:
         """Body Part Examined (0018,0015) in capitals; empty where it is absent."""
@@ -201,17 +213,32 @@ class _Enhanced(_Classic):
         value = attribute(self.group(macro), keyword)
         return super().get(macro, keyword, plain) if value is None else value
 
-    def frame_type(self) -> frozenset[str]:
-        """Frame Type (0008,9007) of the first frame."""
-        return texts(attribute(self.group("MRImageFrameTypeSequence"), "FrameType"))
+    def frames(self) -> Iterable[int]:
+        """Frames that are looked at, spread over the object."""
+        count = min(whole(self.dataset, "NumberOfFrames", 1), MAX_FRAMES)
+        return range(0, count, max(1, count // MAX_HEADERS))
 
-    def contrast(self) -> str:
-        """Acquisition Contrast (0008,9209) in capitals; empty where it is absent."""
-        item = self.group("MRImageFrameTypeSequence")
-        value = attribute(item, "AcquisitionContrast") or attribute(
-            self.dataset, "AcquisitionContrast"
-        )
-        return str(value or "").strip().upper()
+    def image_type(self) -> frozenset[str]:
+        """Image Type with Frame Type (0008,9007) and Complex Image Component (0008,9208)."""
+        found = set(super().image_type())
+        for index in self.frames():
+            item = functional_group(self.dataset, index, "MRImageFrameTypeSequence") or Dataset()
+            found |= texts(attribute(item, "FrameType"))
+            found |= texts(attribute(item, "ComplexImageComponent")) - {"MAGNITUDE", "MIXED"}
+        return frozenset(found)
+
+    def inflow(self) -> bool:
+        """Time of Flight Contrast (0018,9015) of the object, or Angio Flag."""
+        stated = attribute(self.dataset, "TimeOfFlightContrast")
+        return str(stated or "").strip().upper() == "YES" or super().inflow()
+
+    def contrasts(self) -> frozenset[str]:
+        """Acquisition Contrast (0008,9209) of the frames, else of the object."""
+        found: set[str] = set()
+        for index in self.frames():
+            item = functional_group(self.dataset, index, "MRImageFrameTypeSequence") or Dataset()
+            found |= texts(attribute(item, "AcquisitionContrast"))
+        return frozenset(found or texts(attribute(self.dataset, "AcquisitionContrast")))
 
     def sequence(self) -> frozenset[str]:
         """The enhanced pulse sequence attributes as Scanning Sequence terms (PS3.3 C.8.13.4)."""
@@ -228,14 +255,16 @@ class _Enhanced(_Classic):
             found.add("IR")
         return frozenset(found)
 
-    def agent(self) -> bool:
+    def agent(self) -> bool | None:
         """Whether the first frame was taken with the contrast agent in the body."""
         usage = functional_group(self.dataset, 0, "ContrastBolusUsageSequence")
         if usage is not None:
             given = str(attribute(usage, "ContrastBolusAgentAdministered") or "").upper()
             phase = str(attribute(usage, "ContrastBolusAgentPhase") or "").upper()
             return given == "YES" and phase != "PRE_CONTRAST"
-        return bool(attribute(self.dataset, "ContrastBolusAgentSequence")) or super().agent()
+        if attribute(self.dataset, "ContrastBolusAgentSequence"):
+            return not bolus_came_later(self.dataset)
+        return super().agent()
 
     def body_part(self) -> str:
         """Body Part Examined, else the meaning of the first frame's anatomic region."""
@@ -244,16 +273,6 @@ class _Enhanced(_Classic):
             return plain
         regions = attribute(self.group("FrameAnatomySequence"), "AnatomicRegionSequence") or []
         return str(attribute(regions[0], "CodeMeaning") or "").strip().upper() if regions else ""
-
-
-def _b_value(header: Dataset) -> float:
-    if sop_class(header) in MULTI_FRAME:
-        frames = range(min(whole(header, "NumberOfFrames", 1), 4 * MAX_HEADERS))
-        groups = (functional_group(header, index, "MRDiffusionSequence") for index in frames)
-        return max(
-            (number(attribute(g, "DiffusionBValue")) or 0.0 for g in groups if g), default=0.0
-        )
-    return number(attribute(header, "DiffusionBValue")) or 0.0
 
 
 def _time_points(header: Dataset) -> int:

@@ -6,6 +6,8 @@ from dataclasses import dataclass, field
 from enum import StrEnum
 from pathlib import Path
 
+from dicom_bridge.classify.timing import Run
+
 
 class SeriesKind(StrEnum):
     """What a series shows; values are BIDS suffixes where BIDS has one."""
@@ -27,6 +29,8 @@ class SeriesKind(StrEnum):
     RTSTRUCT = "RTSTRUCT"
     SR = "SR"
     OTHER = "other"
+    IGNORED = "ignore"
+    """Left out by the site's own rule."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -35,7 +39,7 @@ class Classification:
 
     Attributes:
         kind: from the closed vocabulary.
-        confidence: 0 to 1; below 0.6 the acquisition and the description contradict each other or
+        confidence: 0 to 1; below 0.6 the acquisition and the names contradict each other or
             nothing speaks for the kind.
         rule: name of the rule that decided, from a closed vocabulary.
         body_part: "head", "unknown", or the name of another body part (closed vocabulary).
@@ -43,6 +47,10 @@ class Classification:
         dimension: "2D", "3D" or "" where unknown.
         plane: "axial", "coronal", "sagittal" or "" where unknown or mixed.
         corrected: whether the scanner's distortion correction was applied.
+        rival: the kind that the other side says; of a derived series, what it was made from.
+        original: whether ImageType does not say DERIVED.
+        agent: whether the header says that the contrast agent was in the body.
+        run: what tells a repeated acquisition from another protocol.
     """
 
     kind: SeriesKind
@@ -53,6 +61,21 @@ class Classification:
     dimension: str = ""
     plane: str = ""
     corrected: bool = False
+    rival: SeriesKind | None = None
+    original: bool = True
+    agent: bool = False
+    run: Run = field(default_factory=Run)
+
+    @property
+    def remark(self) -> str:
+        """What speaks against the kind, in words of the closed vocabulary; "" where nothing."""
+        if self.rival is None:
+            return ""
+        if self.kind is SeriesKind.DERIVED:
+            return f"made from {self.rival.value}"
+        if self.rule.startswith("site-name"):
+            return f"the site's rule against the acquisition, which says {self.rival.value}"
+        return f"may also be {self.rival.value}: acquisition and names contradict each other"
 
 
 @dataclass(frozen=True, slots=True)

@@ -7,8 +7,15 @@ from pathlib import Path
 
 from appliance.pipeline.stages.selection import Selection, write_selection
 from appliance.pipeline.work import StageResult, StageWork
-from appliance.settings_imaging import LabelsSection
-from dicom_bridge.classify import SeriesKind, StudyScan, scan_study, select_inputs
+from appliance.settings_imaging import LabelsSection, SeriesSection
+from dicom_bridge.classify import (
+    NameAttribute,
+    SeriesKind,
+    SiteName,
+    StudyScan,
+    choose_inputs,
+    scan_study,
+)
 from dicom_bridge.errors import DataRefused
 from dicom_bridge.seg.expert import ExpertPolicy, OwnMarks, is_expert
 
@@ -19,17 +26,15 @@ def run(work: StageWork) -> StageResult:
     Raises:
         DataRefused: unreadable instances, no wanted series, or an ambiguous choice.
     """
-    scan = scan_study(work.received)
+    scan = scan_study(work.received, site_names(work.settings.series))
     if scan.unreadable:
         raise DataRefused(
             f"{len(scan.unreadable)} instances cannot be read (truncated or no DICOM): "
             "ask the PACS for them again"
         )
     wanted = [SeriesKind(kind) for kind in work.settings.imaging.inputs]
-    chosen = select_inputs(scan, wanted)
-    if not chosen:
-        names = ", ".join(work.settings.imaging.inputs)
-        raise DataRefused(f"the study has none of the wanted series ({names})")
+    choices = choose_inputs(scan, wanted)
+    chosen = {kind: item.series for kind, item in choices.items() if item.series is not None}
     labels, notes = expert_segmentations(scan, policy_of(work.settings.labels, work.own))
     inputs = {
         kind.value: tuple(_relative(path, work) for path in series.files)
@@ -42,8 +47,18 @@ def run(work: StageWork) -> StageResult:
         facts={
             "series_kinds": dict(sorted(kinds.items())),
             "rules": {kind.value: series.rule for kind, series in chosen.items()},
+            "confidence": {kind.value: series.confidence for kind, series in chosen.items()},
+            "chosen": {kind.value: item.why for kind, item in choices.items()},
         },
         detail=", ".join(f"{count} {kind}" for kind, count in sorted(kinds.items())),
+    )
+
+
+def site_names(section: SeriesSection) -> tuple[SiteName, ...]:
+    """The site's own names of series, as the bridge matches them."""
+    return tuple(
+        SiteName(rule.pattern, NameAttribute(rule.attribute), SeriesKind(rule.kind))
+        for rule in section.names
     )
 
 

@@ -98,7 +98,12 @@ def test_phantom_is_the_same_by_seed(phantom: Phantom, tool: Tool, tmp_path: Pat
 def test_classify_names_the_series(phantom: Phantom, tool: Tool) -> None:
     said = tool("classify", phantom.study, "--json")
     document = json.loads(said.out)
-    assert sorted(row["kind"] for row in document["series"]) == ["FLAIR", "SEG", "T1w"]
+    (study,) = document["studies"]
+    assert sorted(row["kind"] for row in study["series"]) == ["FLAIR", "SEG", "T1w"]
+    assert {row["kind"]: row["why"] for row in study["chosen"]} == {
+        "FLAIR": "the only one",
+        "T1w": "the only one",
+    }
     assert document["unreadable"] == 0
     assert "FLAIR" in tool("classify", phantom.study).out
 

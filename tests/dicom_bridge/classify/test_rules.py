@@ -1,7 +1,5 @@
 from __future__ import annotations
 
-from pathlib import Path
-
 import pydicom
 import pytest
 from hypothesis import given, settings
@@ -17,8 +15,6 @@ from pydicom.uid import (
 )
 
 from dicom_bridge.classify import SeriesKind, classify_series
-from tests.dicom_bridge.real import files_of, packed_series
-from tests.tools import shared_dir
 
 K = SeriesKind
 
@@ -70,7 +66,8 @@ PHYSICS = [
 def test_times_alone_name_the_contrast(dataset: Dataset, kind: SeriesKind, name: str) -> None:
     found = classify_series([dataset])
     assert found.kind is kind
-    assert found.confidence >= 0.9
+    # Echo-planar images of several kinds share their times: believed, not sworn to.
+    assert found.confidence >= (0.7 if "EP" in str(dataset.ScanningSequence) else 0.9)
 
 
 NAMES = [
@@ -91,7 +88,7 @@ NAMES = [
     ("3-plane loc", K.LOCALISER),
     ("AAHead_Scout", K.LOCALISER),
     ("Survey", K.LOCALISER),
-    ("rest bold", K.OTHER),
+    ("rest bold", K.BOLD),
     ("TOF_3D", K.OTHER),
     ("STIR cor", K.OTHER),
     ("something else", K.OTHER),
@@ -242,56 +239,54 @@ def test_no_header_is_a_mistake_of_the_caller() -> None:
         classify_series([])
 
 
-REAL = [
-    ("nema_enhanced_brain/tumour_study/BRTUM001", K.LOCALISER),
-    ("nema_enhanced_brain/tumour_study/BRTUM003", K.FLAIR),
-    ("nema_enhanced_brain/tumour_study/BRTUM004", K.T2W),
-    ("nema_enhanced_brain/tumour_study/BRTUM005", K.T1W),
-    ("nema_enhanced_brain/tumour_study/BRTUM008", K.T1W_CE),
-    ("nema_enhanced_brain/tumour_study/BRTUMSP3", K.OTHER),
-    ("siemens_xa30_enhanced/5_anat-T1w_acq-tfl", K.T1W),
-    ("siemens_xa30_enhanced/8_gre_field_mapping", K.OTHER),
-    ("siemens_xa30_enhanced/9_gre_field_mapping", K.OTHER),
-    ("siemens_xa30_enhanced/11_DWI_dir80_PA", K.ADC),
-    ("siemens_xa30_enhanced/14_DWI_dir80_PA", K.DERIVED),
-    ("siemens_xa30_enhanced/99_Phoenix_Document", K.SR),
-    ("dicom2nifti_samples/siemens__anatomical__001", K.FLAIR),
-    ("dicom2nifti_samples/philips__anatomical__001", K.FLAIR),
-    ("dicom2nifti_samples/generic__anatomical__001", K.FLAIR),
-    ("dicom2nifti_samples/hyperfine__anatomical__001", K.FLAIR),
-    ("dicom2nifti_samples/ge__anatomical__001", K.T1W),
-    ("dicom2nifti_samples/ge__dti__001", K.DWI),
-    ("dicom2nifti_samples/hitachi__anatomical__001", K.PDW),
-    ("dicom2nifti_samples/philips_enhanced__anatomical__001", K.T1W),
-    ("dicom2nifti_samples/philips_enhanced__fmri__001", K.BOLD),
-    ("dicom2nifti_samples/generic__rgb__001", K.SECONDARY_CAPTURE),
-    ("ge_discovery_epi", K.BOLD),
-    ("siemens_mosaic/skyra_epi_ap", K.BOLD),
-    ("uih_dti_ap", K.DWI),
+GRADIENT = {"ScanningSequence": "GR", "FlipAngle": 20, "MRAcquisitionType": "3D"}
+LOOKALIKES = [
+    (mr(3.4, 22, None, AngioFlag="Y", **GRADIENT), K.OTHER, "inflow angiography"),
+    (mr(3.4, 22, None, ScanOptions=["FC"], **GRADIENT), K.OTHER, "flow-compensated"),
+    (mr(4.9, 30, None, SequenceVariant=["SP", "MTC"], **GRADIENT), K.OTHER, "magnetisation"),
+    (mr(20, 28, None, ScanOptions="FC", **GRADIENT), K.SWI, "susceptibility"),
+    (mr(20, 28, None, SeriesDescription="SWAN", **GRADIENT), K.SWI, "named over a T2*"),
+    (mr(3.4, 22, None, SeriesDescription="TOF_3D", **GRADIENT), K.OTHER, "named angiography"),
+    (mr(1.4, 3.1, None, SeriesDescription="AAHead_Scout", **GRADIENT), K.LOCALISER, "scout"),
+    (mr(3, 5000, 700, SeriesDescription="mp2rage_INV1", **GRADIENT), K.OTHER, "part of MP2RAGE"),
+    (mr(300, 7500, 3000, SeriesDescription="DIR", ScanningSequence=IR), K.OTHER, "double IR"),
+    (mr(5, 500, None, SeriesDescription="T1 map", ScanningSequence=SE), K.DERIVED, "map"),
+    (header(ImageType=["DERIVED", "SECONDARY", "SCREEN SAVE"]), K.SECONDARY_CAPTURE, "screen"),
+    (header(SamplesPerPixel=3), K.DERIVED, "coloured"),
+    (header(ImageType=["ORIGINAL", "PRIMARY", "W", "DIXON"]), K.DERIVED, "Dixon water"),
+    (header(ImageType=["ORIGINAL", "PRIMARY", "M", "P"]), K.OTHER, "mixed components"),
+    (
+        header(
+            SOPClassUID=CTImageStorage, Modality="CT", ImageType=["DERIVED", "SECONDARY", "MPR"]
+        ),
+        *(K.DERIVED, "CT reformat"),
+    ),
+    (header(SOPClassUID="1.2.840.10008.5.1.4.1.1.1", Modality="CR"), K.OTHER, "X-ray"),
 ]
 
 
-@pytest.mark.parametrize(("name", "kind"), REAL, ids=[row[0] for row in REAL])
-def test_real_series(name: str, kind: SeriesKind) -> None:
-    from dicom_bridge.convert.frames import read_dataset
-
-    path = shared_dir("data", "dicom", *name.split("/"))
-    files = [path] if path.is_file() else files_of(path)
-    assert classify_series([read_dataset(file, pixels=False) for file in files]).kind is kind
+@pytest.mark.parametrize(("dataset", "kind", "name"), LOOKALIKES, ids=[r[2] for r in LOOKALIKES])
+def test_what_looks_like_a_plain_contrast(dataset: Dataset, kind: SeriesKind, name: str) -> None:
+    del name
+    assert classify_series([dataset]).kind is kind
 
 
-@pytest.mark.integration
-def test_real_packed_series(tmp_path_factory: pytest.TempPathFactory) -> None:
-    from dicom_bridge.classify import scan_study
+def test_private_b_values_of_each_vendor() -> None:
+    blocks = (
+        (0x0019, "SIEMENS MR HEADER", 0x0C, "IS", "1000"),
+        (0x0043, "GEMS_PARM_01", 0x39, "IS", ["1000001000", "8", "0", "0"]),
+        (0x2001, "Philips Imaging DD 001", 0x03, "FL", 1000.0),
+        (0x0065, "Image Private Header", 0x09, "FD", 1000.0),
+    )
+    for group, creator, element, vr, value in blocks:
+        dataset = mr(80, 5000, None, ScanningSequence=SE)
+        dataset.private_block(group, creator, create=True).add_new(element, vr, value)
+        assert classify_series([dataset]).kind is K.DWI, creator
 
-    def kinds(folder: Path) -> list[tuple[SeriesKind, str]]:
-        return [(s.kind, s.classification.body_part) for s in scan_study(folder).series]
 
-    assert kinds(packed_series("siemens_prisma_mprage", tmp_path_factory)) == [(K.T1W, "head")]
-    prostate = packed_series("prostatex", tmp_path_factory) / "ProstateX-0000"
-    assert kinds(prostate) == [
-        (K.T2W, "prostate"),
-        (K.T2W, "prostate"),
-        (K.ADC, "prostate"),
-        (K.DWI, "prostate"),
-    ]
+def test_a_localiser_by_name_alone_must_look_like_one() -> None:
+    many = [mr(3, 2300, 900, SeriesDescription="loc", **GRADIENT) for _ in range(60)]
+    found = classify_series(many)
+    assert (found.kind, found.rival) == (K.T1W, K.LOCALISER)
+    assert found.confidence < 0.6
+    assert classify_series(many[:20]).kind is K.LOCALISER

@@ -74,13 +74,6 @@ def test_3d_goes_before_2d_and_axial_before_sagittal(tmp_path: Path) -> None:
     assert select_inputs(scan_study(tmp_path), [K.FLAIR])[K.FLAIR].SeriesNumber == 6
 
 
-def test_two_equally_good_series_need_a_person(tmp_path: Path) -> None:
-    put(tmp_path, 3)
-    put(tmp_path, 7)
-    with pytest.raises(DataRefused, match=r"ambiguous: 2 equally good FLAIR series .*3, 7"):
-        select_inputs(scan_study(tmp_path), [K.FLAIR])
-
-
 def test_doubt_is_said(tmp_path: Path) -> None:
     put(tmp_path, 3, SeriesDescription="T1 axial")
     with pytest.raises(DataRefused, match="contradict"):
