@@ -4,9 +4,15 @@ from __future__ import annotations
 
 from typing import Annotated, Literal, Self
 
-from pydantic import Field, model_validator
+from pydantic import Field, field_validator, model_validator
 
+from appliance.quality_table import Bounds, direction_of, known_names
 from appliance.settings_base import Section
+
+Modality = Literal["FLAIR", "T1w", "T2w", "PDw", "T1wCE"]
+Millimetres = Annotated[float, Field(gt=0, le=1000)]
+Count = Annotated[int, Field(ge=1, le=4096)]
+Limit = float | Literal["off"]
 
 
 class ImagingSection(Section):
@@ -58,6 +64,30 @@ class SeriesSection(Section):
     """Rules in their order: the first that matches counts."""
 
 
+class ProtocolSection(Section):
+    """The geometry that the site's protocol declares for one modality, ``[qc.protocol.FLAIR]``."""
+
+    spacing_mm: tuple[Millimetres, Millimetres, Millimetres] | None = None
+    """Expected voxel size, in any order of axes."""
+    tolerance_mm: Annotated[float, Field(gt=0, le=5)] = 0.1
+    """Allowed difference of each edge from ``spacing_mm``."""
+    mismatch: Literal["review", "fail"] = "review"
+    """What a larger difference means."""
+    matrix: tuple[Count, Count, Count] | None = None
+    """Fewest voxels along the axes, smallest first; None takes the check's own."""
+    extent_mm: tuple[Millimetres, Millimetres, Millimetres] | None = None
+    """Shortest field of view along the axes, smallest first; None takes the check's own."""
+
+
+class SiteSection(Section):
+    """How a study is compared with the site's own ready studies, ``[qc.site]``."""
+
+    least: Annotated[int, Field(ge=5, le=5000)] = 20
+    """With fewer studies than this, nothing is compared."""
+    z: Annotated[float, Field(ge=0, le=100)] = 6.0
+    """Robust z in the bad direction beyond which a person looks; 0 compares without consequence."""
+
+
 class QcSection(Section):
     """What the quality check decides."""
 
@@ -65,6 +95,32 @@ class QcSection(Section):
     """``hold``: a doubtful study waits for a person; ``pass``: it goes on, marked."""
     voxel_size_mm: tuple[float, float] | None = None
     """Smallest and largest allowed voxel edge; None takes the check's own limits."""
+    protocol: dict[Modality, ProtocolSection] = Field(default_factory=dict)
+    """The site's protocol by canonical modality."""
+    thresholds: dict[str, tuple[Limit, Limit]] = Field(default_factory=dict)
+    """Figure's name (``flair_snr``) to its bounds ``[review, fail]``; "off" is no bound."""
+    site: SiteSection = SiteSection()
+
+    @field_validator("thresholds")
+    @classmethod
+    def _known(cls, value: dict[str, tuple[Limit, Limit]]) -> dict[str, tuple[Limit, Limit]]:
+        known = set(known_names())
+        unknown = sorted(set(value) - known)
+        if unknown:
+            raise ValueError(
+                f"no quality figure is called {', '.join(unknown)}: see docs/imaging.md"
+            )
+        idle = sorted(name for name in value if direction_of(name) == "none")
+        if idle:
+            raise ValueError(f"{', '.join(idle)} only describes: no direction of it is better")
+        return value
+
+    def bounds(self) -> dict[str, Bounds]:
+        """The site's bounds, "off" as None."""
+        return {
+            name: (None if review == "off" else review, None if fail == "off" else fail)
+            for name, (review, fail) in self.thresholds.items()
+        }
 
 
 class LabelsSection(Section):

@@ -194,20 +194,16 @@ def qc(
     json: Json = False,
 ) -> None:
     """Measure image quality and decide: pass, review or fail, with reasons."""
-    from appliance.imaging.files import QcOptions, qc_files, report_json
+    from appliance.imaging.files import QcOptions, qc_files
+    from appliance.imaging.qc import report_json
+    from appliance.imaging.qc.record import metric_rows
 
     report = qc_files(image, second, options=QcOptions(profile=profile.value, threads=threads))
     if json:
         print_json(report_json(report))
     else:
-        print_table(
-            ("metric", "value", "unit", "better"),
-            (
-                (m.name, "-" if m.value is None else f"{m.value:.4g}", m.unit, m.direction)
-                for m in report.metrics
-            ),
-            empty="nothing could be measured",
-        )
+        columns = ("metric", "value", "unit", "better", "review", "fail", "verdict", "what")
+        print_table(columns, metric_rows(report), empty="nothing could be measured")
         print_lines("", f"decision: {report.decision}", *(f"  {r}" for r in report.reasons))
     if report.decision == "fail":
         raise typer.Exit(1)

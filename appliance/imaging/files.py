@@ -2,16 +2,15 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
 
-from appliance.errors import ImageRefused
 from appliance.imaging.alignment import Profile
 from appliance.imaging.brain import fit_brain
 from appliance.imaging.defacing import deface, removed_ml
 from appliance.imaging.grid import grid_of, resample
-from appliance.imaging.qc import Metric, Protocol, QcReport, QualityInput, Thresholds, check_quality
+from appliance.imaging.qc import ImageInput, Protocol, QcReport, check_grid, check_quality
 from appliance.imaging.registration import (
     Registration,
     RegistrationOptions,
@@ -19,6 +18,7 @@ from appliance.imaging.registration import (
     save_itk_transform,
 )
 from appliance.imaging.volume import Volume, load_volume, save_volume
+from appliance.quality_table import Bounds
 
 
 @dataclass(frozen=True, slots=True)
@@ -90,68 +90,61 @@ class QcOptions:
     Attributes:
         profile: Effort of masks and registration.
         threads: Threads of ITK filters.
-        thresholds: Bounds of the decision; None for the defaults.
-        protocol: Expected geometry; None for the defaults.
+        bounds: Bounds by figure's name that take the place of the defaults.
+        protocols: Expected geometry by prefix ("flair", "t1w"); the defaults where absent.
     """
 
     profile: Profile = "full"
     threads: int = 1
-    thresholds: Thresholds | None = None
-    protocol: Protocol | None = None
+    bounds: Mapping[str, Bounds] = field(default_factory=dict)
+    protocols: Mapping[str, Protocol] = field(default_factory=dict)
 
 
 def qc_files(first: Path, second: Path | None = None, *, options: QcOptions) -> QcReport:
     """Check one image, or a FLAIR (first) and a T1 (second) together.
 
-    A single image whose name says T1 is measured as T1, any other as FLAIR.
+    A single image whose name says T1 is measured as T1, any other as FLAIR. An image whose voxels,
+    matrix or field of view are out of bounds is not looked at further.
 
     Raises:
         ImageRefused: a file is not a usable head image.
     """
     images = [load_volume(path) for path in (first, second) if path is not None]
+    name = first.name.lower()
+    single = "t1w" if "t1" in name and "flair" not in name else "flair"
+    prefixes = (single,) if second is None else ("flair", "t1w")
+    hopeless = _hopeless(list(zip(prefixes, images, strict=True)), options)
+    if hopeless is not None:
+        return hopeless
     fits = [fit_brain(image, profile=options.profile, threads=options.threads) for image in images]
-    masks = [fit.mask for fit in fits]
-    heads = [fit.alignment.score for fit in fits]
-    if second is None:
-        name = first.name.lower()
-        as_t1 = "t1" in name and "flair" not in name
-        given = (
-            QualityInput(t1=images[0], t1_brain=masks[0], t1_head=heads[0])
-            if as_t1
-            else QualityInput(flair=images[0], flair_brain=masks[0], flair_head=heads[0])
-        )
-    else:
+    found = None
+    if second is not None:
         settings = RegistrationOptions(profile=options.profile, threads=options.threads)
         found = register_rigid(images[0], images[1], options=settings)
-        given = QualityInput(images[0], images[1], masks[0], masks[1], found, heads[0], heads[1])
-    return check_quality(given, options.thresholds, options.protocol)
+    given = [
+        ImageInput(
+            prefix,
+            image,
+            fit.mask,
+            fit.alignment.score,
+            fit.alignment.matrix,
+            None if number == 0 else found,
+            options.protocols.get(prefix, Protocol()),
+        )
+        for number, (prefix, image, fit) in enumerate(zip(prefixes, images, fits, strict=True))
+    ]
+    return check_quality(given, options.bounds)
 
 
-def report_json(report: QcReport) -> dict[str, Any]:
-    """A report as JSON values, format 1."""
-    return {
-        "format": 1,
-        "decision": report.decision,
-        "reasons": list(report.reasons),
-        "metrics": [
-            {
-                "name": metric.name,
-                "value": metric.value,
-                "unit": metric.unit,
-                "direction": metric.direction,
-            }
-            for metric in report.metrics
-        ],
-    }
-
-
-def report_from_json(document: dict[str, Any]) -> QcReport:
-    """The report back from `report_json`.
-
-    Raises:
-        ImageRefused: the document has another format.
-    """
-    if document.get("format") != 1:
-        raise ImageRefused("the quality report has an unknown format: 1 is known")
-    metrics = tuple(Metric(**metric) for metric in document["metrics"])
-    return QcReport(metrics, document["decision"], tuple(document["reasons"]))
+def _hopeless(images: Sequence[tuple[str, Volume]], options: QcOptions) -> QcReport | None:
+    """The report on geometry alone where it fails already."""
+    given = [
+        ImageInput(prefix, image, protocol=options.protocols.get(prefix, Protocol()))
+        for prefix, image in images
+    ]
+    failed = any(
+        found.decision == "fail"
+        for image in given
+        for found in check_grid(image.volume, image.protocol)
+    )
+    return check_quality(given, options.bounds) if failed else None

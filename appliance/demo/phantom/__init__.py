@@ -5,7 +5,13 @@ patient. Names and numbers in the headers are fictitious.
 """
 
 from appliance.demo.phantom.identity import Identity
-from appliance.demo.phantom.model import Fault, PhantomRefused, PhantomRequest, PhantomStudy
+from appliance.demo.phantom.model import (
+    Fault,
+    PhantomRefused,
+    PhantomRequest,
+    PhantomStudy,
+    Severity,
+)
 from appliance.demo.phantom.series import Stored, header_from, write_mr_series
 from appliance.demo.phantom.study import make_study
 from appliance.demo.phantom.styles import STYLES, LesionLoad, ScannerStyle, Sequence
@@ -31,6 +37,7 @@ __all__ = [
     "PhantomStudy",
     "ScannerStyle",
     "Sequence",
+    "Severity",
     "Stored",
     "WrittenStudy",
     "header_from",

@@ -8,7 +8,7 @@ from pydicom.dataset import Dataset
 from pydicom.sequence import Sequence as Items
 from pydicom.uid import generate_uid
 
-from appliance.demo.phantom.model import Fault, PhantomRequest, PhantomStudy
+from appliance.demo.phantom.model import Fault, PhantomRequest, PhantomStudy, Severity
 from appliance.demo.phantom.series import Stored, header_from
 from appliance.demo.phantom.styles import ScannerStyle, Sequence
 
@@ -27,6 +27,8 @@ def study_uid(request: PhantomRequest, part: str) -> str:
     Every attribute of the request counts: other content never bears the same UID.
     """
     fault = request.fault.value if request.fault else "none"
+    if request.fault and request.severity is not Severity.MEDIUM:
+        fault += f" {request.severity}"
     words = [
         f"phantom {request.style} {request.seed} {request.index}",
         f"{request.half_resolution} {request.lesions} {fault}",
@@ -50,7 +52,8 @@ def series_header(study: PhantomStudy, sequence: Sequence) -> Dataset:
     )
     _sequences(out, study)
     _maker(out, study.request.scanner, sequence)
-    if study.request.fault is Fault.BURNED_IN_NAME:
+    silent = study.request.severity is Severity.MILD
+    if study.request.fault is Fault.BURNED_IN_NAME and not silent:
         out.BurnedInAnnotation = "YES"
     return out
 
@@ -58,7 +61,7 @@ def series_header(study: PhantomStudy, sequence: Sequence) -> Dataset:
 def _patient_study(study: PhantomStudy) -> dict[str, object]:
     """Patient and study modules, with the planted identifiers."""
     who, style = study.identity, study.request.scanner
-    knee = study.request.fault is Fault.WRONG_BODY_PART
+    knee = _says_knee(study.request)
     return {
         "SpecificCharacterSet": style.character_set,
         "PatientName": who.patient_name,
@@ -93,7 +96,7 @@ def _series(study: PhantomStudy, sequence: Sequence) -> dict[str, object]:
     """Series, frame of reference and equipment modules."""
     style, who = study.request.scanner, study.identity
     start = who.acquired + dt.timedelta(minutes=4, seconds=9 * (sequence.series_number % 100))
-    knee = study.request.fault is Fault.WRONG_BODY_PART
+    knee = _says_knee(study.request)
     out: dict[str, object] = {
         "ImageType": list(sequence.image_type),
         "SeriesInstanceUID": study_uid(study.request, f"series-{sequence.series_number}"),
@@ -117,6 +120,11 @@ def _series(study: PhantomStudy, sequence: Sequence) -> dict[str, object]:
         out[f"{kind}Date"] = f"{start:%Y%m%d}"
         out[f"{kind}Time"] = f"{start:%H%M%S}.{'000' if style.key == 'ge' else '137500'}"
     return out
+
+
+def _says_knee(request: PhantomRequest) -> bool:
+    """Whether the header admits to the wrong body part."""
+    return request.fault is Fault.WRONG_BODY_PART and request.severity is not Severity.MILD
 
 
 def _knee_words(sequence: Sequence) -> str:

@@ -40,6 +40,21 @@ class Fault(StrEnum):
     TRUNCATED = "truncated"
 
 
+class Severity(StrEnum):
+    """How bad a fault is.
+
+    MOTION: amplitude of the head's shifts. CROPPED: how much of the brain is outside.
+    MISSING_SLICE: one slice next to the end, one in the middle, five in the middle.
+    BURNED_IN_NAME: mild is dim and the header keeps silent; severe lies over the brain too.
+    WRONG_BODY_PART: mild only in the pixels: the header says head. Else the header says so.
+    TRUNCATED: the last row, three fifths, or nearly all of one slice is missing.
+    """
+
+    MILD = "mild"
+    MEDIUM = "medium"
+    SEVERE = "severe"
+
+
 @dataclass(frozen=True, slots=True)
 class PhantomRequest:
     """One study to make. Equal requests give equal studies, bit by bit.
@@ -51,6 +66,7 @@ class PhantomRequest:
         half_resolution: Voxels twice as long on each axis as the style's.
         lesions: Whether the patient has lesions.
         fault: What is wrong with the study, if anything.
+        severity: How bad that is.
     """
 
     index: int
@@ -59,6 +75,7 @@ class PhantomRequest:
     half_resolution: bool = True
     lesions: bool = True
     fault: Fault | None = None
+    severity: Severity = Severity.MEDIUM
 
     def __post_init__(self) -> None:
         if self.style not in STYLES:

@@ -113,7 +113,7 @@ def expose(
     return np.clip(real, 0, 32767, out=real).astype(np.int16)
 
 
-def shake(signal: Floats, rng: np.random.Generator) -> Floats:
+def shake(signal: Floats, rng: np.random.Generator, strength: float = 1.0) -> Floats:
     """Motion: the head shifts while phase-encoding lines (columns' axis) are read.
 
     Periodic motion gives ghosts, jumps give blur and ringing.
@@ -121,6 +121,7 @@ def shake(signal: Floats, rng: np.random.Generator) -> Floats:
     Args:
         signal: Axes (I, J, K).
         rng: Random stream.
+        strength: Factor of the shifts: 1 swings by 2.6 voxels.
 
     Returns:
         The corrupted magnitude.
@@ -134,7 +135,7 @@ def shake(signal: Floats, rng: np.random.Generator) -> Floats:
     kx = np.fft.fftfreq(columns)[:, None]
     ky = np.fft.fftfreq(rows)[None, :]
     order = np.fft.fftshift(lines)[:, None]
-    shift = (swing + jumps)[order[:, 0]][:, None]
+    shift = strength * (swing + jumps)[order[:, 0]][:, None]
     phase = np.exp(-2j * np.pi * (shift * kx + 0.8 * shift * ky)).astype(np.complex64)
     out = np.empty_like(signal)
     for k in range(slices):

@@ -14,7 +14,7 @@ from appliance.demo.phantom.identity import make_identity
 from appliance.demo.phantom.knee import knee_signal
 from appliance.demo.phantom.lesions import Lesions, lesion_target, make_lesions
 from appliance.demo.phantom.mimics import Mimics, make_mimics
-from appliance.demo.phantom.model import Fault, PhantomRequest, PhantomStudy
+from appliance.demo.phantom.model import Fault, PhantomRequest, PhantomStudy, Severity
 from appliance.demo.phantom.scan import FieldOfView, expose, shake, soften
 from appliance.demo.phantom.styles import Sequence
 from appliance.demo.phantom.warp import (
@@ -34,6 +34,21 @@ FINE_MM = 1.0
 COARSE_MM = 1.25
 """Voxel size of the template head for half resolution."""
 LABEL_BITS = {"brain": 1, "face": 2, "mimics": 4}
+SHAKE = {Severity.MILD: 0.2, Severity.MEDIUM: 1.0, Severity.SEVERE: 1.6}
+"""Strength of the motion by severity."""
+CROP = {
+    "axial": {
+        Severity.MILD: (0.78, 18.0),
+        Severity.MEDIUM: (0.62, 32.0),
+        Severity.SEVERE: (0.5, 42.0),
+    },
+    "sagittal": {
+        Severity.MILD: (0.78, 20.0),
+        Severity.MEDIUM: (0.66, 30.0),
+        Severity.SEVERE: (0.5, 45.0),
+    },
+}
+"""Share of the slices that is kept and shift of the stack in mm (down, or to the left)."""
 LESION_SHARE = 0.42
 """A reader outlines a voxel that is lesion to this share or more."""
 
@@ -146,9 +161,9 @@ def _view(request: PhantomRequest, sequence: Sequence, pose: Affine) -> FieldOfV
     )
     tilt = turn + rng.normal(0.0, 1.2, 3)
     if request.fault is Fault.CROPPED:
-        keep = 0.62 if sequence.orientation == "axial" else 0.66
+        keep, shift = CROP[sequence.orientation][request.severity]
         shape = (shape[0], shape[1], int(shape[2] * keep))
-        cut = np.array([0.0, 0.0, -32.0]) if sequence.orientation == "axial" else [30.0, 0.0, 0.0]
+        cut = [0.0, 0.0, -shift] if sequence.orientation == "axial" else [shift, 0.0, 0.0]
         centre = centre + np.array([*cut, 0.0])
     return FieldOfView(
         spacing=spacing,
@@ -206,8 +221,16 @@ def _develop(
     rng = request.rng(f"scan-{sequence.series_number}")
     signal = scan.signal
     if request.fault is Fault.MOTION:
-        signal = shake(signal, rng)
+        signal = shake(signal, rng, SHAKE[request.severity])
     stored = expose(signal, sequence, scan.view.spacing, rng)
     if request.fault is Fault.BURNED_IN_NAME:
-        burn_text(stored, name.replace("^", " "), int(sequence.scale * 1.9))
+        _burn(stored, name.replace("^", " "), sequence.scale, request.severity)
     return stored
+
+
+def _burn(stored: NDArray[np.int16], name: str, scale: float, severity: Severity) -> None:
+    """The name in the corner of every slice, dim or bright, or over the brain as well."""
+    burn_text(stored, name, int(scale * (0.9 if severity is Severity.MILD else 1.9)))
+    if severity is Severity.SEVERE:
+        middle = stored[:, stored.shape[1] // 2 :]
+        burn_text(middle, name, int(scale * 1.9))

@@ -11,7 +11,13 @@ import pydicom
 
 from appliance.demo.phantom.headers import series_header, stored_format, study_uid
 from appliance.demo.phantom.lesions import count_lesions
-from appliance.demo.phantom.model import Fault, PhantomRefused, PhantomRequest, PhantomStudy
+from appliance.demo.phantom.model import (
+    Fault,
+    PhantomRefused,
+    PhantomRequest,
+    PhantomStudy,
+    Severity,
+)
 from appliance.demo.phantom.series import instance_uid, write_mr_series
 from appliance.demo.phantom.study import make_study
 from appliance.imaging.volume import save_volume
@@ -80,7 +86,7 @@ def write_study(study: PhantomStudy, out: Path, *, segmentation: bool) -> Writte
     seg = None
     if segmentation and bool(study.lesions.data.any()):
         seg = _write_expert(study, flair, out / "SEG" / "0001.dcm")
-    flair = _break(study.request.fault, flair)
+    flair = _break(study.request, flair)
     return WrittenStudy(
         folder=out,
         request=study.request,
@@ -128,17 +134,28 @@ def _write_expert(study: PhantomStudy, flair: Sequence[Path], out: Path) -> Path
     return write_seg(request).path
 
 
-def _break(fault: Fault | None, flair: tuple[Path, ...]) -> tuple[Path, ...]:
+def _break(request: PhantomRequest, flair: tuple[Path, ...]) -> tuple[Path, ...]:
     """Faults of files rather than of images."""
-    middle = flair[len(flair) // 2]
-    if fault is Fault.MISSING_SLICE:
-        middle.unlink()
-        return tuple(path for path in flair if path != middle)
-    if fault is Fault.TRUNCATED:
-        dataset = pydicom.dcmread(middle)
-        keep = len(dataset.PixelData) * 2 // 5
+    middle = len(flair) // 2
+    if request.fault is Fault.MISSING_SLICE:
+        lost = {
+            Severity.MILD: flair[1:2],
+            Severity.MEDIUM: flair[middle : middle + 1],
+            Severity.SEVERE: flair[middle - 2 : middle + 3],
+        }[request.severity]
+        for path in lost:
+            path.unlink()
+        return tuple(path for path in flair if path not in lost)
+    if request.fault is Fault.TRUNCATED:
+        dataset = pydicom.dcmread(flair[middle])
+        size = len(dataset.PixelData)
+        keep = {
+            Severity.MILD: size - 2 * dataset.Columns,
+            Severity.MEDIUM: size * 2 // 5,
+            Severity.SEVERE: 128,
+        }[request.severity]
         dataset.PixelData = dataset.PixelData[: keep - keep % 2]
-        dataset.save_as(middle)
+        dataset.save_as(flair[middle])
     return flair
 
 
@@ -240,6 +257,7 @@ def write_truth(study: PhantomStudy, written: WrittenStudy, out: Path) -> Path:
         "seed": request.seed,
         "half_resolution": request.half_resolution,
         "fault": request.fault.value if request.fault else None,
+        "severity": request.severity.value if request.fault else None,
         "labelled": written.segmentation is not None,
         "t1w_to_flair_ras_mm": study.t1w_to_flair.tolist(),
         "lesions_planted": study.lesion_count,

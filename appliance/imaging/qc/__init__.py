@@ -2,26 +2,26 @@
 
 from __future__ import annotations
 
-from appliance.imaging.qc.geometry import border_shares, check_geometry
-from appliance.imaging.qc.model import (
-    Bounds,
-    Finding,
-    Metric,
-    Protocol,
-    QcReport,
-    QualityInput,
-)
-from appliance.imaging.qc.quality import Thresholds, check_quality
+from appliance.imaging.qc.geometry import border_shares, check_geometry, check_grid
+from appliance.imaging.qc.judge import SiteDistribution, robust_z
+from appliance.imaging.qc.model import Finding, ImageInput, Metric, Protocol, QcReport
+from appliance.imaging.qc.quality import check_quality
+from appliance.imaging.qc.record import report_from_json, report_json
+from appliance.imaging.qc.site import read_site
 
 __all__ = [
-    "Bounds",
     "Finding",
+    "ImageInput",
     "Metric",
     "Protocol",
     "QcReport",
-    "QualityInput",
-    "Thresholds",
+    "SiteDistribution",
     "border_shares",
     "check_geometry",
+    "check_grid",
     "check_quality",
+    "read_site",
+    "report_from_json",
+    "report_json",
+    "robust_z",
 ]

@@ -2,11 +2,15 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import numpy as np
 from scipy import ndimage
 
-from appliance.imaging.qc.model import Finding, Metric, Protocol
-from appliance.imaging.volume import Mask, Volume, nib
+from appliance.imaging.qc.model import Finding, ImageInput, Metric, Protocol
+from appliance.imaging.qc.signal import thinned
+from appliance.imaging.volume import Array, Mask, Volume, nib
+from appliance.quality_table import IMAGES, METRICS, Bounds
 
 BORDER_WORDS = {
     "R": "right",
@@ -17,6 +21,8 @@ BORDER_WORDS = {
     "I": "bottom",
 }
 """Side of the patient by NIfTI axis code."""
+
+LETTERS = {word: letter for letter, word in BORDER_WORDS.items()}
 
 
 def check_geometry(
@@ -33,36 +39,65 @@ def check_geometry(
         Findings; empty where all is well.
     """
     wanted = protocol or Protocol()
-    findings = _spacing_findings(volume, wanted) + _matrix_findings(volume, wanted)
-    findings += _head_findings(volume, wanted)
-    if brain is not None:
-        findings += _border_findings(volume, brain, wanted)
+    findings = check_grid(volume, wanted)
+    if wanted.head:
+        findings += _head_findings(head_shares(volume), wanted)
+    if brain is not None and wanted.head:
+        findings += _border_findings(border_shares(volume, brain), wanted)
     return findings
 
 
-def geometry_metrics(prefix: str, volume: Volume, brain: Volume | None = None) -> list[Metric]:
-    """Voxel size, anisotropy, field of view and, with a mask, brain volume and border shares.
+def check_grid(volume: Volume, protocol: Protocol | None = None) -> list[Finding]:
+    """Voxel size, matrix and field of view alone: what is known before anything is computed."""
+    wanted = protocol or Protocol()
+    return _spacing_findings(volume, wanted) + _matrix_findings(volume, wanted)
 
-    Args:
-        prefix: Start of the names, "flair" or "t1w".
-        volume: The image.
-        brain: Its brain mask on the same grid.
-    """
+
+def geometry_findings(image: ImageInput) -> list[Finding]:
+    """`check_geometry` of an image, with the image's name in the words and the figures' names."""
+    return [
+        replace(
+            found,
+            words=f"{IMAGES[image.prefix]}: {found.words}",
+            metric=f"{image.prefix}_{found.metric}" if found.metric else "",
+        )
+        for found in check_geometry(image.volume, image.protocol, image.brain)
+    ]
+
+
+def geometry_metrics(image: ImageInput) -> list[Metric]:
+    """Voxel size, anisotropy, field of view and, with a mask, brain volume and border shares."""
+    volume, brain = image.volume, image.brain
     spacing, shape = volume.spacing, volume.shape
-    metrics = []
+    values: dict[str, float | None] = {"head_likeness": image.head} if image.protocol.head else {}
     for axis, (step, count) in enumerate(zip(spacing, shape, strict=True)):
-        name = "xyz"[axis]
-        metrics.append(Metric(f"{prefix}_spacing_{name}", step, "mm", "lower"))
-        metrics.append(Metric(f"{prefix}_extent_{name}", step * count, "mm", "higher"))
-    metrics.append(Metric(f"{prefix}_anisotropy", max(spacing) / min(spacing), "ratio", "lower"))
-    for side, share in head_shares(volume).items():
-        metrics.append(Metric(f"{prefix}_head_border_{side}", share, "share", "lower"))
+        values[f"spacing_{'xyz'[axis]}"] = step
+        values[f"extent_{'xyz'[axis]}"] = step * count
+    values["anisotropy"] = max(spacing) / min(spacing)
+    values["spacing_gap"] = _spacing_gap(volume, image.protocol)
+    if image.protocol.head:
+        values |= {f"head_border_{side}": share for side, share in head_shares(volume).items()}
     if brain is not None:
-        volume_ml = float((brain.data > 0).sum()) * brain.voxel_ml
-        metrics.append(Metric(f"{prefix}_brain_volume", volume_ml, "ml", "higher"))
-        for side, share in border_shares(volume, brain).items():
-            metrics.append(Metric(f"{prefix}_border_{side}", share, "share", "lower"))
-    return metrics
+        values["brain_volume"] = float((brain.data > 0).sum()) * brain.voxel_ml
+        values |= {f"border_{side}": share for side, share in border_shares(volume, brain).items()}
+    return [
+        Metric(f"{image.prefix}_{name}", value, METRICS[name].unit, METRICS[name].direction)
+        for name, value in values.items()
+    ]
+
+
+def geometry_bounds(image: ImageInput) -> dict[str, Bounds]:
+    """The bounds by which `check_geometry` judges, by figure."""
+    wanted = image.protocol
+    found: dict[str, Bounds] = {"anisotropy": (wanted.anisotropy, None)}
+    found |= {f"spacing_{axis}": (None, wanted.voxel_size_mm[1]) for axis in "xyz"}
+    if wanted.spacing_mm is not None:
+        gap = wanted.tolerance_mm
+        found["spacing_gap"] = (None, gap) if wanted.mismatch == "fail" else (gap, None)
+    if wanted.head:
+        found |= {f"head_border_{side}": pair for side, pair in _head_limits(wanted).items()}
+        found |= {f"border_{side}": _border_limits(side, wanted) for side in LETTERS}
+    return {f"{image.prefix}_{name}": bounds for name, bounds in found.items()}
 
 
 def head_shares(volume: Volume) -> dict[str, float]:
@@ -71,7 +106,7 @@ def head_shares(volume: Volume) -> dict[str, float]:
     As `border_shares`, but for everything brighter than a quarter of the bright tissue's 75th
     percentile (after opening by one voxel), one plane inside the border, where slice profiles and
     wrap-around do not reach. A head scan may end in the neck and touch the vertex; it does not end
-    in the middle of the head on top or at a side.
+    in the middle of the head on top or at a side. Voxels are counted about 2 mm apart.
 
     Args:
         volume: The image.
@@ -79,12 +114,13 @@ def head_shares(volume: Volume) -> dict[str, float]:
     Returns:
         Share by side; all 0 for an empty image.
     """
-    data = np.asarray(volume.data, dtype=np.float32)
+    thin, _ = thinned(volume, np.ones((1, 1, 1), dtype=bool))
+    data = np.asarray(thin.data, dtype=np.float32)
     bright = data[data > data.mean()]
     if bright.size == 0:
         return dict.fromkeys(BORDER_WORDS.values(), 0.0)
     solid = ndimage.binary_opening(data > 0.25 * float(np.percentile(bright, 75)))
-    return _shares(volume, np.asarray(solid, dtype=bool), inset=1)
+    return _shares(thin, np.asarray(solid, dtype=bool), inset=1)
 
 
 def border_shares(volume: Volume, brain: Volume) -> dict[str, float]:
@@ -112,14 +148,21 @@ def _shares(volume: Volume, inside: Mask, *, inset: int) -> dict[str, float]:
     for axis, code in enumerate(codes):
         others = tuple(other for other in range(3) if other != axis)
         area = inside.sum(axis=others)
-        signal = np.flatnonzero(volume.data.max(axis=others) > volume.data.min(axis=others))
-        first, last = (int(signal[0]), int(signal[-1])) if signal.size else (0, len(area) - 1)
+        planes = np.moveaxis(volume.data, axis, 0)
+        first = next((n for n, plane in enumerate(planes) if _varies(plane)), 0)
+        behind = next((n for n, plane in enumerate(planes[::-1]) if _varies(plane)), 0)
+        last = len(area) - 1 - behind
         if last - first > 2 * inset:
             first, last = first + inset, last - inset
         widest = max(1, int(area.max()))
         shares[BORDER_WORDS[opposite[code]]] = float(area[first]) / widest
         shares[BORDER_WORDS[code]] = float(area[last]) / widest
     return shares
+
+
+def _varies(plane: Array) -> bool:
+    """Whether a plane holds signal: padding has one value."""
+    return bool(plane.max() > plane.min())
 
 
 def _spacing_findings(volume: Volume, wanted: Protocol) -> list[Finding]:
@@ -136,16 +179,22 @@ def _spacing_findings(volume: Volume, wanted: Protocol) -> list[Finding]:
     if max(spacing) > wanted.anisotropy * min(spacing):
         words = f"voxels of {size} mm are more than {wanted.anisotropy:g} times longer than wide"
         findings.append(Finding("review", words))
-    if wanted.spacing_mm is not None:
-        gap = np.abs(np.sort(spacing) - np.sort(wanted.spacing_mm)).max()
-        if gap > wanted.tolerance_mm:
-            goal = " x ".join(f"{step:.2f}" for step in wanted.spacing_mm)
-            words = (
-                f"voxels of {size} mm differ from the protocol's {goal} mm"
-                f" by more than {wanted.tolerance_mm:g} mm"
-            )
-            findings.append(Finding("review", words))
+    gap = _spacing_gap(volume, wanted)
+    if gap is not None and wanted.spacing_mm is not None and gap > wanted.tolerance_mm:
+        goal = " x ".join(f"{step:.2f}" for step in wanted.spacing_mm)
+        words = (
+            f"voxels of {size} mm differ from the protocol's {goal} mm"
+            f" by more than {wanted.tolerance_mm:g} mm"
+        )
+        findings.append(Finding(wanted.mismatch, words, "spacing_gap"))
     return findings
+
+
+def _spacing_gap(volume: Volume, wanted: Protocol) -> float | None:
+    """Largest difference of the sorted voxel edges from the protocol's, mm."""
+    if wanted.spacing_mm is None:
+        return None
+    return float(np.abs(np.sort(volume.spacing) - np.sort(wanted.spacing_mm)).max())
 
 
 def _matrix_findings(volume: Volume, wanted: Protocol) -> list[Finding]:
@@ -166,33 +215,43 @@ def _matrix_findings(volume: Volume, wanted: Protocol) -> list[Finding]:
     return findings
 
 
-def _head_findings(volume: Volume, wanted: Protocol) -> list[Finding]:
-    findings = []
-    limits = {"left": wanted.head_side_share, "right": wanted.head_side_share}
-    limits["top"] = wanted.head_top_share
-    shares = head_shares(volume)
-    for side, (review, fail) in limits.items():
-        if shares[side] <= review:
-            continue
-        words = (
-            f"the field of view is cropped: it cuts the head at the {side}"
-            f" ({100 * shares[side]:.0f} % of its largest section lies on the border)"
-        )
-        findings.append(Finding("fail" if shares[side] > fail else "review", words))
-    return findings
+def _head_limits(wanted: Protocol) -> dict[str, Bounds]:
+    return {
+        "left": wanted.head_side_share,
+        "right": wanted.head_side_share,
+        "top": wanted.head_top_share,
+    }
 
 
-def _border_findings(volume: Volume, brain: Volume, wanted: Protocol) -> list[Finding]:
-    findings = []
-    for side, share in border_shares(volume, brain).items():
-        lower = side == "bottom"
-        review = wanted.lower_border_share if lower else wanted.border_share
-        fail = wanted.lower_border_share_fail if lower else wanted.border_share_fail
-        if share <= review:
-            continue
-        words = (
-            f"the field of view is cropped: it cuts the brain at the {side}"
-            f" ({100 * share:.0f} % of its largest section lies on the border)"
-        )
-        findings.append(Finding("fail" if share > fail else "review", words))
-    return findings
+def _border_limits(side: str, wanted: Protocol) -> Bounds:
+    if side == "bottom":
+        return wanted.lower_border_share, wanted.lower_border_share_fail
+    return wanted.border_share, wanted.border_share_fail
+
+
+def _head_findings(shares: dict[str, float], wanted: Protocol) -> list[Finding]:
+    found = (
+        _cropped("head", f"head_border_{side}", shares[side], bounds)
+        for side, bounds in _head_limits(wanted).items()
+    )
+    return [finding for finding in found if finding is not None]
+
+
+def _border_findings(shares: dict[str, float], wanted: Protocol) -> list[Finding]:
+    found = (
+        _cropped("brain", f"border_{side}", share, _border_limits(side, wanted))
+        for side, share in shares.items()
+    )
+    return [finding for finding in found if finding is not None]
+
+
+def _cropped(what: str, metric: str, share: float, bounds: Bounds) -> Finding | None:
+    review, fail = bounds
+    side = metric.rpartition("_")[2]
+    if review is None or share <= review:
+        return None
+    words = (
+        f"the field of view is cropped: it cuts the {what} at the {side} ({LETTERS[side]};"
+        f" {100 * share:.0f} % of its largest section lies on the border)"
+    )
+    return Finding("fail" if fail is not None and share > fail else "review", words, metric)

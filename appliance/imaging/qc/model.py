@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+from collections.abc import Sequence
+from dataclasses import dataclass, field, replace
 from typing import Literal
 
 from appliance.imaging.registration import Registration
-from appliance.imaging.volume import Volume
+from appliance.imaging.volume import Affine, Volume
+from appliance.quality_table import Bounds, Direction
 
-Direction = Literal["higher", "lower", "none"]
 Decision = Literal["pass", "review", "fail"]
+Origin = Literal["threshold", "site", "geometry", "label"]
 
 SEVERITY: dict[Decision, int] = {"pass": 0, "review": 1, "fail": 2}
 
@@ -23,12 +25,19 @@ class Metric:
         value: The figure, or None where it cannot be measured on this image.
         unit: "mm", "ml", "ratio", "share" or "1".
         direction: Which way is better; "none" for figures that are only described.
+        threshold: Bounds (review, fail) that it was judged by; None where it is not judged by any.
+        verdict: What follows from this figure alone; None where nothing judges it.
+        z: Robust z against the site's own studies; None where there are too few, where they do
+            not vary, or where the figure is not compared.
     """
 
     name: str
     value: float | None
     unit: str
     direction: Direction
+    threshold: Bounds | None = None
+    verdict: Decision | None = None
+    z: float | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -38,10 +47,14 @@ class Finding:
     Attributes:
         decision: "review" (a person should look) or "fail".
         words: One sentence for a person: what was expected and what came.
+        metric: Name of the figure that it is about, or empty.
+        origin: What found it: a threshold, the site's distribution, the geometry or the label.
     """
 
     decision: Decision
     words: str
+    metric: str = ""
+    origin: Origin = "geometry"
 
 
 @dataclass(frozen=True, slots=True)
@@ -49,8 +62,9 @@ class Protocol:
     """What an image's geometry should be.
 
     Attributes:
-        spacing_mm: Expected voxel size along the image's axes; None accepts any within the limits.
+        spacing_mm: Expected voxel size, in any order of axes; None accepts any within the limits.
         tolerance_mm: Allowed difference from `spacing_mm` per axis.
+        mismatch: What a larger difference means.
         voxel_size_mm: Smallest and largest allowed voxel edge; beyond is "fail".
         in_plane_mm: Largest edge within the slice plane (the two smaller ones) before "review".
         anisotropy: Largest ratio of the longest to the shortest edge before "review".
@@ -63,10 +77,12 @@ class Protocol:
         lower_border_share_fail: The same before "fail".
         head_top_share: Share of the head's largest section on the top border: (review, fail).
         head_side_share: The same on the left and right borders.
+        head: Whether a head is expected; without it nothing is said of head and brain.
     """
 
     spacing_mm: tuple[float, float, float] | None = None
     tolerance_mm: float = 0.1
+    mismatch: Decision = "review"
     voxel_size_mm: tuple[float, float] = (0.2, 7.0)
     in_plane_mm: float = 2.6
     anisotropy: float = 10.0
@@ -78,33 +94,31 @@ class Protocol:
     lower_border_share_fail: float = 0.7
     head_top_share: tuple[float, float] = (0.65, 0.8)
     head_side_share: tuple[float, float] = (0.3, 0.6)
-
-
-Bounds = tuple[float | None, float | None]
-"""Where a figure asks for a person (first) and where it refuses (second); None: not checked."""
+    head: bool = True
 
 
 @dataclass(frozen=True, slots=True, eq=False)
-class QualityInput:
-    """Images and masks whose quality is judged.
+class ImageInput:
+    """One image whose quality is judged.
 
     Attributes:
-        flair: The FLAIR, native grid, before or after defacing; None where there is none.
-        t1: The T1, native grid; None where there is none.
-        flair_brain: Brain mask on the FLAIR's grid.
-        t1_brain: Brain mask on the T1's grid.
-        registration: FLAIR (fixed) to T1 (moving); None where not registered.
-        flair_head: Score of the atlas laid over the FLAIR (`Alignment.score`).
-        t1_head: The same for the T1.
+        prefix: Start of its figures' names: its canonical modality in lower case.
+        volume: The image, native grid, before or after defacing.
+        brain: Brain mask on the image's grid; None where there is none.
+        head: Score of the atlas laid over it (`Alignment.score`); None where it was not kept.
+        atlas: 4 x 4 affine, MNI to the image's RAS world, mm (`Alignment.matrix`); without it the
+            atlas is laid over the brain mask's box.
+        registration: Reference (fixed) to this image (moving); None for the reference itself.
+        protocol: Geometry to compare with.
     """
 
-    flair: Volume | None = None
-    t1: Volume | None = None
-    flair_brain: Volume | None = None
-    t1_brain: Volume | None = None
+    prefix: str
+    volume: Volume
+    brain: Volume | None = None
+    head: float | None = None
+    atlas: Affine | None = None
     registration: Registration | None = None
-    flair_head: float | None = None
-    t1_head: float | None = None
+    protocol: Protocol = field(default_factory=Protocol)
 
 
 @dataclass(frozen=True, slots=True)
@@ -115,11 +129,15 @@ class QcReport:
         metrics: Every figure.
         decision: The worst of all findings.
         reasons: The findings in words, worst first; empty where all is well.
+        findings: The findings themselves, in the order of the reasons.
+        site_studies: How many of the site's studies the figures were compared with.
     """
 
     metrics: tuple[Metric, ...]
     decision: Decision
     reasons: tuple[str, ...] = field(default=())
+    findings: tuple[Finding, ...] = field(default=())
+    site_studies: int = 0
 
     def value(self, name: str) -> float | None:
         """A metric's value by name.
@@ -130,8 +148,23 @@ class QcReport:
         return {metric.name: metric.value for metric in self.metrics}[name]
 
 
-def decide(metrics: tuple[Metric, ...], findings: list[Finding]) -> QcReport:
-    """Put metrics and findings together; the worst finding decides."""
+def decide(
+    metrics: Sequence[Metric], findings: Sequence[Finding], *, site_studies: int = 0
+) -> QcReport:
+    """Put metrics and findings together; the worst finding decides.
+
+    A figure's verdict becomes the worst finding about it.
+    """
     ordered = sorted(findings, key=lambda finding: -SEVERITY[finding.decision])
-    decision: Decision = ordered[0].decision if ordered else "pass"
-    return QcReport(metrics, decision, tuple(finding.words for finding in ordered))
+    worst = {found.metric: found.decision for found in reversed(ordered)}
+    judged = tuple(
+        replace(metric, verdict=worst[metric.name]) if metric.name in worst else metric
+        for metric in metrics
+    )
+    return QcReport(
+        metrics=judged,
+        decision=ordered[0].decision if ordered else "pass",
+        reasons=tuple(finding.words for finding in ordered),
+        findings=tuple(ordered),
+        site_studies=site_studies,
+    )

@@ -1,204 +1,222 @@
-"""Image quality of a FLAIR and T1 pair after registration, and the decision."""
+"""Image quality of a study's images after registration, and the decision."""
 
 from __future__ import annotations
 
-from dataclasses import dataclass, fields
+from collections.abc import Mapping, Sequence
 
 import numpy as np
 
-from appliance.imaging.grid import grid_of, resample
-from appliance.imaging.qc.geometry import check_geometry, geometry_metrics
-from appliance.imaging.qc.model import (
-    Bounds,
-    Direction,
-    Finding,
-    Metric,
-    Protocol,
-    QcReport,
-    QualityInput,
-    decide,
-)
-from appliance.imaging.qc.signal import (
+from appliance.imaging.grid import Grid, grid_of, resample
+from appliance.imaging.qc.air import (
     air_mask,
-    entropy_focus,
+    artefact_share,
+    chi_misfit,
+    dietrich_snr,
+    foreground_energy,
     ghosting,
+    noise_of_air,
+)
+from appliance.imaging.qc.geometry import geometry_bounds, geometry_findings, geometry_metrics
+from appliance.imaging.qc.judge import SiteDistribution, compare_site, judge_metrics
+from appliance.imaging.qc.model import Finding, ImageInput, Metric, QcReport, decide
+from appliance.imaging.qc.signal import (
+    boxed,
+    entropy_focus,
     mean_inside,
     noise_level,
     signal_to_noise,
     slice_axis_of,
     slice_jumps,
+    smoothness,
     thinned,
     tissue_and_fluid,
 )
-from appliance.imaging.volume import Mask, Volume
+from appliance.imaging.qc.tissue import (
+    TISSUES,
+    Tissues,
+    contrast_to_noise,
+    find_tissues,
+    joint_variation,
+    map_overlap,
+    snr_within,
+)
+from appliance.imaging.volume import Affine, Mask, Volume
+from appliance.quality_table import METRICS, Bounds, direction_of, pair_name
 
+NOTHING: SiteDistribution = SiteDistribution({}, 0)
+"""A site without studies: nothing is compared."""
 
-@dataclass(frozen=True, slots=True)
-class Thresholds:
-    """Bounds (review, fail) by metric name; defaults from phantoms and raw clinical MS pairs.
-
-    A bound on a "higher is better" metric is a minimum, on a "lower is better" one a maximum.
-    None switches a bound off.
-    """
-
-    t1w_snr: Bounds = (10.0, 5.0)
-    flair_snr: Bounds = (10.0, 5.0)
-    flair_snr_fluid: Bounds = (1.5, None)
-    flair_ghosting: Bounds = (0.001, 0.002)
-    t1w_ghosting: Bounds = (0.001, 0.002)
-    flair_slice_jumps: Bounds = (0.06, 0.15)
-    t1w_slice_jumps: Bounds = (0.06, 0.15)
-    flair_head_likeness: Bounds = (1.0, None)
-    t1w_head_likeness: Bounds = (1.0, None)
-    flair_brain_volume: Bounds = (700.0, 300.0)
-    t1w_brain_volume: Bounds = (700.0, 300.0)
-    brain_volume_agreement: Bounds = (0.88, 0.75)
-    brain_overlap: Bounds = (0.90, 0.80)
-    registration_quality: Bounds = (0.22, 0.12)
-    registration_overlap: Bounds = (0.75, 0.5)
-
-
-WORDS = {
-    "t1w_snr": "the T1 is noisy",
-    "flair_snr": "the FLAIR is noisy",
-    "flair_snr_fluid": "the FLAIR's fluid drowns in noise",
-    "flair_ghosting": "the FLAIR shows motion or ghosts",
-    "t1w_ghosting": "the T1 shows motion or ghosts",
-    "flair_slice_jumps": "the FLAIR's slices jump in brightness (motion between slices)",
-    "t1w_slice_jumps": "the T1's slices jump in brightness (motion between slices)",
-    "flair_head_likeness": "the FLAIR does not look like a whole head",
-    "t1w_head_likeness": "the T1 does not look like a whole head",
-    "flair_brain_volume": "the FLAIR shows too little brain",
-    "t1w_brain_volume": "the T1 shows too little brain",
-    "brain_volume_agreement": "the brain volumes of T1 and FLAIR disagree",
-    "brain_overlap": "the brains of T1 and FLAIR do not lie on each other after registration",
-    "registration_quality": "the registration of T1 to FLAIR is doubtful",
-    "registration_overlap": "the T1 covers too little of the FLAIR's head",
-}
-"""What a value beyond its bound means."""
+FOREGROUND_MM = 4.0
+"""Voxel size at which head and background are told apart."""
 
 
 def check_quality(
-    given: QualityInput,
-    thresholds: Thresholds | None = None,
-    protocol: Protocol | None = None,
+    images: Sequence[ImageInput],
+    bounds: Mapping[str, Bounds] | None = None,
+    site: SiteDistribution = NOTHING,
+    *,
+    extra: tuple[Sequence[Metric], Sequence[Finding]] = ((), ()),
 ) -> QcReport:
     """Measure everything that the given images allow and decide.
 
     Args:
-        given: Images, masks and registration; what is None is not measured.
-        thresholds: Bounds; the defaults when left out.
-        protocol: Geometry to compare with; the defaults when left out.
+        images: The reference first, then images that are registered to it.
+        bounds: Bounds by figure's name that take the place of the defaults.
+        site: What the site's other studies gave.
+        extra: Figures and findings from elsewhere (the label's) that count as well.
 
     Returns:
         Metrics, decision and reasons. A metric that cannot be measured has the value None and
         speaks neither for nor against the image.
     """
+    own = bounds or {}
     metrics: list[Metric] = []
-    findings: list[Finding] = []
-    pairs = (
-        ("flair", given.flair, given.flair_brain, given.flair_head),
-        ("t1w", given.t1, given.t1_brain, given.t1_head),
-    )
-    for prefix, volume, brain, head in pairs:
-        if volume is None:
-            continue
-        metrics.append(Metric(f"{prefix}_head_likeness", head, "1", "higher"))
-        metrics += geometry_metrics(prefix, volume, brain)
-        title = {"flair": "FLAIR", "t1w": "T1"}[prefix]
-        findings += [
-            Finding(found.decision, f"{title}: {found.words}")
-            for found in check_geometry(volume, protocol, brain)
-        ]
-        if brain is not None:
-            metrics += image_metrics(prefix, volume, brain.data > 0)
-    metrics += agreement_metrics(given)
-    findings += judge_metrics(metrics, thresholds or Thresholds())
-    return decide(tuple(metrics), findings)
+    findings: list[Finding] = list(extra[1])
+    geometry: dict[str, Bounds] = {}
+    reference = images[0] if images else None
+    for image in images:
+        metrics += geometry_metrics(image)
+        geometry |= geometry_bounds(image)
+        findings += [found for found in geometry_findings(image) if found.metric not in own]
+        if image.brain is not None and image.protocol.head:
+            metrics += image_metrics(image.prefix, image.volume, image.brain.data > 0, image.atlas)
+        if reference is not None and image is not reference:
+            metrics += pair_metrics(reference, image)
+    metrics += extra[0]
+    judged, by_bounds = judge_metrics(metrics, own, geometry)
+    compared, by_site = compare_site(judged, site)
+    return decide(compared, [*findings, *by_bounds, *by_site], site_studies=site.studies)
 
 
-def image_metrics(prefix: str, volume: Volume, brain: Mask) -> list[Metric]:
-    """Signal, noise and artefact figures of one image.
+def image_metrics(
+    prefix: str, volume: Volume, brain: Mask, atlas: Affine | None = None
+) -> list[Metric]:
+    """Signal, noise, artefact and tissue figures of one image.
 
     Args:
         prefix: Start of the names.
         volume: The image.
         brain: Its brain mask, same grid.
+        atlas: 4 x 4 affine, MNI to the image's world; see `find_tissues`.
 
     Returns:
-        snr: mean of brain tissue over noise (`noise_level`), after study D's T1 figure.
-        snr_fluid: mean of cerebrospinal fluid over noise, after study D's FLAIR figure.
-        fluid_ratio: mean of fluid over mean of tissue (suppression in FLAIR).
-        ghosting, entropy_focus, slice_jumps: see the functions of these names.
+        What `METRICS` lists for an image beyond its geometry.
     """
-    data = np.asarray(volume.data, dtype=np.float32)
+    values = _plane_figures(volume, brain)
+    thin, inside = thinned(volume, brain)
+    values |= _air_figures(thin, inside, slice_axis_of(volume))
+    values["entropy_focus"] = entropy_focus(thin.data)
+    coarse, _ = thinned(thin, inside, FOREGROUND_MM)
+    values["fber"] = foreground_energy(coarse)
+    tissues = find_tissues(thin, inside, atlas)
+    air = noise_of_air(thin.data, air_mask(thin, inside))
+    values |= _tissue_figures(tissues, air or 0.0)
+    values["wm2max"] = _white_to_max(thin, tissues)
+    return [
+        Metric(name, values.get(info.name), info.unit, direction_of(name))
+        for info in METRICS.values()
+        if info.name in values
+        for name in (f"{prefix}_{info.name}",)
+    ]
+
+
+def _plane_figures(volume: Volume, brain: Mask) -> dict[str, float | None]:
+    """Figures that need neighbours within the slice, on the brain's box; slices 2 mm apart.
+
+    snr: mean of brain tissue over noise (`noise_level`), after study D's T1 figure.
+    snr_fluid: mean of cerebrospinal fluid over noise, after study D's FLAIR figure.
+    fluid_ratio: mean of fluid over mean of tissue (suppression in FLAIR).
+    """
     axis = slice_axis_of(volume)
-    tissue, fluid = tissue_and_fluid(data, brain)
+    part, inside = boxed(volume, brain)
+    part, inside = thinned(part, inside, axes=(axis,))
+    data = np.asarray(part.data, dtype=np.float32)
+    tissue, fluid = tissue_and_fluid(data, inside, axis)
     noise = noise_level(data, tissue, axis)
     bright, dark = mean_inside(data, tissue), mean_inside(data, fluid)
-    thin, thin_brain = thinned(volume, brain)
-    ghosts = ghosting(thin.data, air_mask(thin, thin_brain), thin_brain, axis)
-    ratio = None if bright is None or dark is None or bright <= 0 else dark / bright
-    better: Direction = "lower" if prefix == "flair" else "none"
-    return [
-        Metric(f"{prefix}_snr", signal_to_noise(bright, noise), "ratio", "higher"),
-        Metric(f"{prefix}_snr_fluid", signal_to_noise(dark, noise), "ratio", "higher"),
-        Metric(f"{prefix}_fluid_ratio", ratio, "ratio", better),
-        Metric(f"{prefix}_ghosting", ghosts, "share", "lower"),
-        Metric(f"{prefix}_entropy_focus", entropy_focus(thin.data), "1", "lower"),
-        Metric(f"{prefix}_slice_jumps", slice_jumps(data, tissue, axis), "share", "lower"),
-    ]
+    width = smoothness(data, tissue, part.spacing)
+    return {
+        "snr": signal_to_noise(bright, noise),
+        "snr_fluid": signal_to_noise(dark, noise),
+        "fluid_ratio": None if bright is None or dark is None or bright <= 0 else dark / bright,
+        "slice_jumps": slice_jumps(data, tissue, axis),
+        **{f"fwhm_{name}": figure for name, figure in zip("xyz", width, strict=True)},
+    }
 
 
-def agreement_metrics(given: QualityInput) -> list[Metric]:
-    """Registration quality and how T1 and FLAIR brain masks agree within what both images show.
+def _air_figures(thin: Volume, brain: Mask, axis: int) -> dict[str, float | None]:
+    """Figures of the air on the thinned image."""
+    air = air_mask(thin, brain)
+    tissue, _ = tissue_and_fluid(thin.data, brain, axis)
+    middle = float(np.median(thin.data[tissue])) if tissue.any() else None
+    return {
+        "ghosting": ghosting(thin.data, air, brain, axis),
+        "snrd": dietrich_snr(middle, noise_of_air(thin.data, air)),
+        "qi1": artefact_share(thin.data, air),
+        "qi2": chi_misfit(thin.data, air),
+    }
+
+
+def _tissue_figures(tissues: Tissues | None, air_noise: float) -> dict[str, float | None]:
+    """Figures of the three tissues; all None where they were not found."""
+    found: dict[str, float | None] = dict.fromkeys(("cnr", "cjv", "inu_range", "inu_med"))
+    for name in TISSUES:
+        found |= {f"snr_{name}": None, f"icvs_{name}": None, f"tpm_overlap_{name}": None}
+    if tissues is None:
+        return found
+    for number, name in enumerate(TISSUES):
+        found[f"snr_{name}"] = snr_within(tissues.values(number))
+        found[f"icvs_{name}"] = float(tissues.share[:, number].mean())
+        found[f"tpm_overlap_{name}"] = map_overlap(
+            tissues.share[:, number], tissues.prior[:, number]
+        )
+    grey, white = tissues.values(1), tissues.values(2)
+    found["cnr"] = contrast_to_noise(grey, white, air_noise)
+    found["cjv"] = joint_variation(grey, white)
+    low, middle, high = np.percentile(tissues.field, (5, 50, 95))
+    found["inu_range"], found["inu_med"] = float(high - low), float(middle)
+    return found
+
+
+def _white_to_max(thin: Volume, tissues: Tissues | None) -> float | None:
+    """Median of white matter over the image's 99.95th percentile; None without white matter."""
+    white = None if tissues is None else tissues.values(2)
+    brightest = float(np.percentile(thin.data, 99.95))
+    if white is None or white.size == 0 or brightest <= 0:
+        return None
+    return float(np.median(white)) / brightest
+
+
+def pair_metrics(reference: ImageInput, image: ImageInput) -> list[Metric]:
+    """Registration quality and how two brain masks agree within what both images show.
 
     brain_volume_agreement = smaller over larger mask volume (study D); brain_overlap = Dice of the
-    FLAIR's mask and the T1's mask brought through the registration.
+    reference's mask and the image's mask brought through the registration, on a 2 mm sample.
     """
-    found = given.registration
-    if found is None or given.flair_brain is None:
+    found = image.registration
+    if found is None:
         return []
-    metrics = [
-        Metric("registration_quality", found.quality, "1", "higher"),
-        Metric("registration_overlap", found.overlap, "share", "higher"),
-        Metric("registration_agreement", found.agreement, "1", "none"),
+    values: dict[str, float] = {
+        "registration_quality": found.quality,
+        "registration_overlap": found.overlap,
+        "registration_agreement": found.agreement,
+    }
+    if reference.brain is not None and image.brain is not None:
+        thin, inside = thinned(reference.brain, reference.brain.data > 0)
+        grid = grid_of(thin)
+        other = _brought(image.brain, grid, found.matrix)
+        seen = _brought(image.brain.with_data(np.ones_like(image.brain.data)), grid, found.matrix)
+        first, second = int((inside & seen).sum()), int((other & seen).sum())
+        common = int((inside & other).sum())
+        empty = min(first, second) == 0
+        values["brain_volume_agreement"] = 0.0 if empty else min(first, second) / max(first, second)
+        values["brain_overlap"] = 0.0 if empty else 2.0 * common / (first + second)
+    return [
+        Metric(pair_name(image.prefix, name), value, METRICS[name].unit, METRICS[name].direction)
+        for name, value in values.items()
     ]
-    if given.t1_brain is None:
-        return metrics
-    grid = grid_of(given.flair_brain)
-    other = resample(given.t1_brain, grid, matrix=found.matrix, interpolation="nearest").data > 0
-    everywhere = given.t1_brain.with_data(np.ones(given.t1_brain.shape, dtype=np.uint8))
-    seen = resample(everywhere, grid, matrix=found.matrix, interpolation="nearest").data > 0
-    first = int(((given.flair_brain.data > 0) & seen).sum())
-    second = int((other & seen).sum())
-    common = int(((given.flair_brain.data > 0) & other).sum())
-    empty = min(first, second) == 0
-    agreement = 0.0 if empty else min(first, second) / max(first, second)
-    overlap = 0.0 if empty else 2.0 * common / (first + second)
-    metrics.append(Metric("brain_volume_agreement", agreement, "ratio", "higher"))
-    metrics.append(Metric("brain_overlap", overlap, "share", "higher"))
-    return metrics
 
 
-def judge_metrics(metrics: list[Metric], thresholds: Thresholds) -> list[Finding]:
-    """Findings of all metrics that have a threshold and a value."""
-    bounds = {part.name: getattr(thresholds, part.name) for part in fields(thresholds)}
-    findings = []
-    for metric in metrics:
-        bound: Bounds | None = bounds.get(metric.name)
-        if bound is None or metric.value is None:
-            continue
-        upper = metric.direction == "lower"
-        for decision, limit in (("fail", bound[1]), ("review", bound[0])):
-            if limit is None or not _worse(metric.value, limit, upper=upper):
-                continue
-            side = "above" if upper else "below"
-            words = f"{WORDS[metric.name]}: {metric.name} is {metric.value:.3g}, {side} {limit:.3g}"
-            findings.append(Finding("fail" if decision == "fail" else "review", words))
-            break
-    return findings
-
-
-def _worse(value: float, limit: float, *, upper: bool) -> bool:
-    return value > limit if upper else value < limit
+def _brought(mask: Volume, grid: Grid, matrix: Affine) -> Mask:
+    moved = resample(mask, grid, matrix=matrix, interpolation="nearest").data
+    return np.asarray(moved > 0, dtype=bool)

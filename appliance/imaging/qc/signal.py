@@ -6,14 +6,13 @@ import numpy as np
 from numpy.typing import NDArray
 from scipy import ndimage
 
-from appliance.imaging.defacing import near
-from appliance.imaging.volume import Mask, Volume, apply_affine
+from appliance.imaging.grid import crop_grid, grid_of
+from appliance.imaging.volume import Mask, Volume
 
 LAPLACE = np.array([[1.0, -2.0, 1.0], [-2.0, 4.0, -2.0], [1.0, -2.0, 1.0]], dtype=np.float32)
 """Difference of two Laplacians: blind to edges up to second order; noise gain 6."""
 
-SCALP_REACH_MM = 25.0
-"""Skull and scalp end nearer to the brain than this."""
+PLANE = np.ones((3, 3), dtype=bool)
 
 LEAST_VOXELS = 200
 """Fewer voxels than this give no figure."""
@@ -41,7 +40,9 @@ def noise_level(data: NDArray[np.floating], inside: Mask, slice_axis: int = 2) -
     return float(np.median(np.abs(residual[inside]))) / (0.6745 * 6.0)
 
 
-def tissue_and_fluid(data: NDArray[np.floating], brain: Mask) -> tuple[Mask, Mask]:
+def tissue_and_fluid(
+    data: NDArray[np.floating], brain: Mask, slice_axis: int = 2
+) -> tuple[Mask, Mask]:
     """Split a brain mask into brain tissue and dark fluid by intensity (T1 and FLAIR alike).
 
     Fluid: below half the brain's median, in the mask eroded by one voxel in plane (so that its rim
@@ -50,6 +51,7 @@ def tissue_and_fluid(data: NDArray[np.floating], brain: Mask) -> tuple[Mask, Mas
     Args:
         data: (X, Y, Z).
         brain: Brain mask.
+        slice_axis: Array axis across slices.
 
     Returns:
         Tissue mask and fluid mask.
@@ -57,7 +59,7 @@ def tissue_and_fluid(data: NDArray[np.floating], brain: Mask) -> tuple[Mask, Mas
     if not brain.any():
         return np.zeros_like(brain), np.zeros_like(brain)
     middle = float(np.median(data[brain]))
-    core = ndimage.binary_erosion(brain, np.ones((3, 3, 1), dtype=bool))
+    core = ndimage.binary_erosion(brain, np.expand_dims(PLANE, slice_axis))
     fluid = core & (data < 0.5 * middle)
     tissue = core & (data > 0.7 * middle) & (data < 1.5 * middle)
     return np.asarray(tissue, dtype=bool), np.asarray(fluid, dtype=bool)
@@ -81,80 +83,17 @@ def mean_inside(data: NDArray[np.floating], inside: Mask) -> float | None:
     return float(data[inside].mean())
 
 
-def thinned(volume: Volume, mask: Mask, step_mm: float = 2.0) -> tuple[Volume, Mask]:
-    """Every n-th voxel, so that voxels are about `step_mm` apart; noise keeps its statistics."""
-    stride = [max(1, int(step_mm / step + 0.25)) for step in volume.spacing]
+def thinned(
+    volume: Volume, mask: Mask, step_mm: float = 2.0, *, axes: tuple[int, ...] = (0, 1, 2)
+) -> tuple[Volume, Mask]:
+    """Every n-th voxel along some axes, about `step_mm` apart; noise keeps its statistics."""
+    stride = [
+        max(1, int(step_mm / step + 0.25)) if axis in axes else 1
+        for axis, step in enumerate(volume.spacing)
+    ]
     x, y, z = (slice(None, None, n) for n in stride)
     affine = volume.affine @ np.diag([*[float(n) for n in stride], 1.0])
     return Volume(volume.data[x, y, z], affine), mask[x, y, z]
-
-
-def air_mask(volume: Volume, brain: Mask) -> Mask:
-    """Air around the upper head, found from the brain alone so that ghosts do not hide in it.
-
-    Farther than 25 mm from the brain (beyond skull and scalp) and above the brain's centre (beyond
-    face, ears and neck). Voxels of exactly the lowest value (masked, padded or defaced) are left
-    out; where they are more than two thirds of that region, the rest is no trustworthy air and the
-    mask is empty.
-    """
-    empty = np.zeros(volume.shape, dtype=bool)
-    if not brain.any():
-        return empty
-    place = apply_affine(volume.affine, np.argwhere(brain)[:, :3])
-    i, j, k = (np.arange(n, dtype=np.float64) for n in volume.shape)
-    row = volume.affine[2]
-    height = (
-        row[0] * i[:, None, None] + row[1] * j[None, :, None] + row[2] * k[None, None, :] + row[3]
-    )
-    region = (height > float(place[:, 2].mean())) & ~near(brain, volume.spacing, SCALP_REACH_MM)
-    kept = region & (volume.data > volume.data.min())
-    return np.asarray(kept if kept.sum() > region.sum() / 3.0 else empty, dtype=bool)
-
-
-def ghosting(
-    data: NDArray[np.floating], air: Mask, brain: Mask, slice_axis: int = 2
-) -> float | None:
-    """Ghosts in the air: what is structured there beyond pixel noise, over the brain's mean.
-
-    In each slice h = (mean of 3 x 3) - (mean of 11 x 11), both over air voxels alone. White noise
-    of local variance v gives h the variance v / 9, whatever its distribution; what is left is
-    structure. g = sqrt(max(0, median over 11 x 11 windows of mean(h^2 - v / 9))) / mean brain.
-    The idea is Mortamet's (Magn. Reson. Med. 62:365, 2009: artefacts are structured air); the
-    median asks for ghosts in most of the air, so that a fold-over or an eye does not count.
-
-    Args:
-        data: (X, Y, Z).
-        air: Air outside the head.
-        brain: Brain mask.
-        slice_axis: Array axis across slices.
-
-    Returns:
-        A share of the brain's signal, 0 and above; None where too little air was kept.
-    """
-    if int(air.sum()) < LEAST_VOXELS or not brain.any():
-        return None
-    values = np.where(air, data, 0).astype(np.float32) / max(float(data[brain].mean()), 1e-9)
-    small, large = [3, 3, 3], [11, 11, 11]
-    small[slice_axis] = large[slice_axis] = 1
-    share = ndimage.uniform_filter(air.astype(np.float32), small)
-    whole = share > 0.99
-    near_mean = _local(values, share, small)
-    wide_share = ndimage.uniform_filter(air.astype(np.float32), large)
-    structure = near_mean - _local(values, wide_share, large)
-    noise = np.maximum(_local(values**2, share, small) - near_mean**2, 0.0) / 8.0
-    counted = ndimage.uniform_filter(whole.astype(np.float32), large)
-    excess = _local(np.where(whole, structure**2 - noise, 0.0), counted, large)[counted > 0.5]
-    if excess.size < LEAST_VOXELS:
-        return None
-    return float(np.sqrt(max(0.0, float(np.median(excess)))))
-
-
-def _local(
-    values: NDArray[np.float32], share: NDArray[np.float32], size: list[int]
-) -> NDArray[np.float32]:
-    """Mean over a window's counted voxels, given their share of the window."""
-    filtered = ndimage.uniform_filter(values, size)
-    return np.asarray(filtered / np.maximum(share, 1e-3), dtype=np.float32)
 
 
 def entropy_focus(data: NDArray[np.floating]) -> float | None:
@@ -211,3 +150,45 @@ def slice_axis_of(volume: Volume) -> int:
     if spacing.max() - spacing.min() < 0.05 * spacing.max():
         return 2
     return int(spacing.argmax())
+
+
+def boxed(volume: Volume, mask: Mask, margin: int = 2) -> tuple[Volume, Mask]:
+    """The part of an image that holds a mask, with a margin in voxels, and the mask's part."""
+    part, box = crop_grid(grid_of(volume), mask, margin)
+    return Volume(volume.data[box], part.affine), mask[box]
+
+
+def smoothness(
+    data: NDArray[np.floating], inside: Mask, spacing: tuple[float, float, float]
+) -> tuple[float | None, float | None, float | None]:
+    """Full width at half maximum of the image's smoothness along each axis, in mm.
+
+    FWHM = edge sqrt(-2 ln 2 / ln(1 - var(d) / (2 var(x)))), where d is the difference of neighbours
+    along the axis, both inside. Source: Forman et al., Magn. Reson. Med. 33:636 (1995), what AFNI's
+    3dFWHMx gives to MRIQC. Motion and interpolation raise it, noise lowers it.
+
+    Args:
+        data: (X, Y, Z).
+        inside: Where it is measured (tissue).
+        spacing: Voxel edges in mm.
+
+    Returns:
+        One figure for each array axis; None with fewer than 200 pairs, or where neighbours are
+        not alike at all or all alike.
+    """
+    found: list[float | None] = []
+    values = data[inside]
+    spread = float(np.var(values, dtype=np.float64)) if values.size >= LEAST_VOXELS else 0.0
+    for axis, edge in enumerate(spacing):
+        first, second = [slice(None)] * 3, [slice(None)] * 3
+        first[axis], second[axis] = slice(None, -1), slice(1, None)
+        here, there = tuple(first), tuple(second)
+        pairs = inside[here] & inside[there]
+        if spread <= 0 or int(pairs.sum()) < LEAST_VOXELS:
+            found.append(None)
+            continue
+        gap = data[there][pairs].astype(np.float64) - data[here][pairs]
+        rest = 1.0 - float(gap.var()) / (2.0 * spread)
+        usable = 0.0 < rest < 1.0
+        found.append(edge * float(np.sqrt(-2.0 * np.log(2.0) / np.log(rest))) if usable else None)
+    return (found[0], found[1], found[2])

@@ -7,48 +7,34 @@ from pathlib import Path
 
 import numpy as np
 
-from appliance.imaging.qc import Protocol, QualityInput, check_quality
+from appliance.imaging.qc import ImageInput, check_quality, read_site, report_json
 from appliance.imaging.registration import Registration
-from appliance.imaging.volume import Volume, load_volume
+from appliance.imaging.volume import load_volume
+from appliance.pipeline.stages.convert import REFERENCE
+from appliance.pipeline.stages.deface import read_alignment
+from appliance.pipeline.stages.geometry import protocol_of
 from appliance.pipeline.states import Stage
 from appliance.pipeline.work import QC_FILE, StageResult, StageWork
+from appliance.research import QC
 from appliance.settings_imaging import QcSection
-from federation.canonical import JSON
-
-FORMAT = 1
 
 
 def run(work: StageWork) -> StageResult:
-    """Measure and decide; a refusal keeps its report for the person who looks at it."""
-    images = work.of(Stage.CONVERT)
-    flair, flair_brain = _image(work, images, "FLAIR")
-    t1, t1_brain = _image(work, images, "T1w")
-    report = check_quality(
-        QualityInput(
-            flair=flair,
-            t1=t1,
-            flair_brain=flair_brain,
-            t1_brain=t1_brain,
-            registration=_registration(work),
-        ),
-        protocol=_protocol(work),
+    """Measure and decide; a refusal keeps its report for the person who looks at it.
+
+    The images are those of `convert`, with their faces: the air around the head is undisturbed.
+    """
+    section = work.settings.qc
+    site = read_site(
+        work.home.derivatives / QC, work.case, least=section.site.least, limit=section.site.z
     )
-    decision, reasons = str(report.decision), tuple(report.reasons)
-    document: dict[str, JSON] = {
-        "format": FORMAT,
-        "decision": decision,
-        "reasons": list(reasons),
-        "released": work.qc_released,
-        "metrics": [
-            {"name": m.name, "value": m.value, "unit": m.unit, "direction": m.direction}
-            for m in report.metrics
-        ],
-    }
+    report = check_quality(_images(work), section.bounds(), site)
+    document = report_json(report, released=work.qc_released)
     (work.out / QC_FILE).write_text(json.dumps(document, indent=1), encoding="utf-8")
     return StageResult(
-        qc_decision=decision,
-        detail="; ".join(reasons) or "no finding",
-        refused=refusal(decision, reasons, work.settings.qc, released=work.qc_released),
+        qc_decision=report.decision,
+        detail="; ".join(report.reasons) or "no finding",
+        refused=refusal(report.decision, report.reasons, section, released=work.qc_released),
     )
 
 
@@ -72,22 +58,34 @@ def refusal(
     return f"quality: {words}" if decision == "fail" else f"quality, to be reviewed: {words}"
 
 
-def _image(work: StageWork, images: Path, kind: str) -> tuple[Volume | None, Volume | None]:
-    path = images / f"{kind}.nii"
-    if not path.exists():
-        return None, None
-    return load_volume(path), load_volume(work.of(Stage.DEFACE) / f"{kind}-brain.nii")
+def _images(work: StageWork) -> list[ImageInput]:
+    """Every input with mask, atlas and registration, the reference first."""
+    kinds = work.settings.imaging.inputs
+    defaced = work.of(Stage.DEFACE)
+    images = []
+    for kind in sorted(kinds, key=lambda kind: kind != REFERENCE):
+        path = work.of(Stage.CONVERT) / f"{kind}.nii"
+        if not path.exists():
+            continue
+        mask = defaced / f"{kind}-brain.nii"
+        alignment = read_alignment(defaced / f"{kind}-atlas.json")
+        images.append(
+            ImageInput(
+                prefix=kind.lower(),
+                volume=load_volume(path),
+                brain=load_volume(mask) if mask.exists() else None,
+                head=None if alignment is None else alignment.score,
+                atlas=None if alignment is None else alignment.matrix,
+                registration=_registration(work.of(Stage.REGISTER) / f"{kind}.json"),
+                protocol=protocol_of(work.settings.qc, kind),
+            )
+        )
+    return images
 
 
-def _registration(work: StageWork) -> Registration | None:
-    path = work.of(Stage.REGISTER) / "T1w.json"
+def _registration(path: Path) -> Registration | None:
     if not path.exists():
         return None
     figures = json.loads(path.read_bytes())
     matrix = np.asarray(figures.pop("matrix"), dtype=np.float64)
     return Registration(matrix=matrix, **figures)
-
-
-def _protocol(work: StageWork) -> Protocol:
-    limits = work.settings.qc.voxel_size_mm
-    return Protocol() if limits is None else Protocol(voxel_size_mm=limits)

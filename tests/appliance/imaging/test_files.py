@@ -18,10 +18,9 @@ from appliance.imaging.files import (
     deface_file,
     qc_files,
     register_files,
-    report_from_json,
-    report_json,
 )
 from appliance.imaging.itk import load_matrix
+from appliance.imaging.qc import report_from_json, report_json
 from appliance.imaging.registration import RegistrationOptions
 from appliance.imaging.rigid import rigid_matrix
 from appliance.imaging.volume import load_volume, save_volume

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from functools import lru_cache
 
 import numpy as np
@@ -12,7 +13,7 @@ from appliance.demo.phantom.study import make_study
 from appliance.imaging.brain import BrainFit, fit_brain
 from appliance.imaging.defacing import deface
 from appliance.imaging.grid import grid_of, resample
-from appliance.imaging.qc import QcReport, QualityInput, check_quality
+from appliance.imaging.qc import ImageInput, QcReport, check_quality
 from appliance.imaging.registration import Registration, RegistrationOptions, register_rigid
 from appliance.imaging.rigid import mean_displacement
 from appliance.imaging.volume import apply_affine
@@ -47,17 +48,11 @@ def registered(style: str, fault: Fault | None = None) -> Registration:
 
 def report(style: str, fault: Fault | None = None) -> QcReport:
     made, (flair, t1) = study(style, fault), fits(style, fault)
-    return check_quality(
-        QualityInput(
-            made.flair,
-            made.t1w,
-            flair.mask,
-            t1.mask,
-            registered(style, fault),
-            flair.alignment.score,
-            t1.alignment.score,
-        )
+    fitted = (
+        ImageInput("flair", made.flair, flair.mask, flair.alignment.score, flair.alignment.matrix),
+        ImageInput("t1w", made.t1w, t1.mask, t1.alignment.score, t1.alignment.matrix),
     )
+    return check_quality([fitted[0], replace(fitted[1], registration=registered(style, fault))])
 
 
 @pytest.mark.parametrize("style", STYLES)

@@ -7,20 +7,20 @@ import pytest
 from numpy.typing import NDArray
 
 from appliance.imaging.qc import (
+    ImageInput,
     Metric,
     Protocol,
-    QualityInput,
-    Thresholds,
+    QcReport,
     border_shares,
     check_geometry,
+    check_grid,
     check_quality,
 )
+from appliance.imaging.qc.air import air_mask, ghosting
 from appliance.imaging.qc.geometry import head_shares
-from appliance.imaging.qc.quality import WORDS, judge_metrics
+from appliance.imaging.qc.judge import judge_metrics
 from appliance.imaging.qc.signal import (
-    air_mask,
     entropy_focus,
-    ghosting,
     mean_inside,
     noise_level,
     signal_to_noise,
@@ -41,7 +41,8 @@ def ball(
     centre: tuple[float, float, float], radius_mm: float, shape: tuple[int, int, int] = SHAPE
 ) -> NDArray[np.bool_]:
     index = np.moveaxis(np.indices(shape), 0, -1)
-    return ((((index - centre) * [2.0, 2.0, 3.0]) ** 2).sum(axis=-1)) <= radius_mm**2
+    far = (((index - centre) * [2.0, 2.0, 3.0]) ** 2).sum(axis=-1)
+    return np.asarray(far <= radius_mm**2, dtype=np.bool_)
 
 
 def head(noise: float = 20.0) -> tuple[Volume, Volume]:
@@ -198,16 +199,31 @@ def test_geometry_against_a_protocol() -> None:
     assert "longer than wide" in check_geometry(flat)[0].words
 
 
+def pair(
+    image: Volume, brain: Volume, other: Volume, found: Registration | None = None
+) -> QcReport:
+    """The report of one image as FLAIR and as T1, with two masks."""
+    return check_quality(
+        [
+            ImageInput("flair", image, brain),
+            ImageInput("t1w", image, other, registration=found or aligned()),
+        ]
+    )
+
+
 def test_a_good_pair_passes() -> None:
     flair, brain = head()
-    given = QualityInput(flair, flair, brain, brain, aligned())
-    report = check_quality(given)
+    report = pair(flair, brain, brain)
     assert report.decision == "pass", report.reasons
     assert report.reasons == ()
+    assert report.findings == ()
     assert report.value("brain_volume_agreement") == 1.0
     assert report.value("brain_overlap") == 1.0
     assert report.value("flair_brain_volume") == pytest.approx(4 / 3 * np.pi * 6.2**3, rel=0.02)
     assert all(metric.unit for metric in report.metrics)
+    assert len({metric.name for metric in report.metrics}) == len(report.metrics)
+    judged = {metric.name: metric.verdict for metric in report.metrics if metric.threshold}
+    assert judged["flair_snr"] == judged["brain_overlap"] == judged["t1w_border_top"] == "pass"
     with pytest.raises(KeyError):
         report.value("nothing")
 
@@ -215,44 +231,85 @@ def test_a_good_pair_passes() -> None:
 def test_disagreeing_masks_and_bad_registrations_fail() -> None:
     flair, brain = head()
     smaller = Volume(ball((40.0, 45.0, 26.0), 50.0).astype(np.uint8), AFFINE)
-    report = check_quality(QualityInput(flair, flair, brain, smaller, aligned(0.05)))
+    report = pair(flair, brain, smaller, aligned(0.05))
     assert report.decision == "fail"
     expected = 50.0**3 / 62.0**3
     assert report.value("brain_volume_agreement") == pytest.approx(expected, rel=0.03)
-    words = " ".join(report.reasons)
-    assert WORDS["brain_volume_agreement"] in words
-    assert WORDS["registration_quality"] in words
+    failed = {found.metric for found in report.findings if found.decision == "fail"}
+    assert {"brain_volume_agreement", "registration_quality"} <= failed
+    verdicts = {metric.name: metric.verdict for metric in report.metrics}
+    assert verdicts["registration_quality"] == "fail"
+    assert report.reasons == tuple(found.words for found in report.findings)
     nothing = brain.with_data(np.zeros(SHAPE, np.uint8))
-    empty = check_quality(QualityInput(flair, flair, brain, nothing, aligned()))
+    empty = pair(flair, brain, nothing)
     assert empty.value("brain_overlap") == 0.0
     assert empty.decision == "fail"
 
 
 def test_only_one_image_is_judged_by_itself() -> None:
     flair, brain = head()
-    report = check_quality(QualityInput(t1=flair, t1_brain=brain, t1_head=0.4))
+    report = check_quality([ImageInput("t1w", flair, brain, head=0.4)])
     assert {m.name.split("_")[0] for m in report.metrics} == {"t1w"}
     assert report.decision == "review"
     assert report.reasons[0].startswith("the T1 does not look like a whole head")
+    assert check_quality([]).decision == "pass"
+
+
+def test_other_modalities_are_measured_and_named() -> None:
+    flair, brain = head()
+    report = check_quality(
+        [
+            ImageInput("flair", flair, brain),
+            ImageInput("t2w", flair, brain, registration=aligned(0.05)),
+        ]
+    )
+    assert report.value("t2w_registration_quality") == 0.05
+    assert "the registration of T2 to the reference is doubtful" in report.reasons[0]
+    assert report.value("t2w_snr") is not None
 
 
 def test_bounds_decide_in_their_direction_and_can_be_switched_off() -> None:
-    bounds = Thresholds(t1w_snr=(10.0, 5.0), flair_ghosting=(0.01, 0.02))
+    bounds = {"t1w_snr": (10.0, 5.0), "flair_ghosting": (0.01, 0.02)}
     good = [
         Metric("t1w_snr", 11.0, "ratio", "higher"),
         Metric("flair_ghosting", 0.005, "share", "lower"),
         Metric("t1w_ghosting", None, "share", "lower"),
         Metric("unknown", 1.0, "1", "none"),
     ]
-    assert judge_metrics(good, bounds) == []
+    judged, findings = judge_metrics(good, bounds)
+    assert findings == []
+    assert [metric.verdict for metric in judged] == ["pass", "pass", None, None]
+    assert judged[0].threshold == (10.0, 5.0)
     bad = [
         Metric("t1w_snr", 7.0, "ratio", "higher"),
         Metric("flair_ghosting", 0.03, "share", "lower"),
     ]
-    assert [f.decision for f in judge_metrics(bad, bounds)] == ["review", "fail"]
-    off = Thresholds(t1w_snr=(None, None), flair_ghosting=(None, None))
-    assert judge_metrics(bad, off) == []
+    assert [found.decision for found in judge_metrics(bad, bounds)[1]] == ["review", "fail"]
+    off = {"t1w_snr": (None, None), "flair_ghosting": (None, None)}
+    judged, findings = judge_metrics(bad, off)
+    assert findings == []
+    assert [metric.verdict for metric in judged] == [None, None]
 
 
-def test_every_bound_has_words() -> None:
-    assert set(WORDS) == set(Thresholds.__dataclass_fields__)
+def test_a_declared_protocol_is_compared_whatever_the_order_of_axes() -> None:
+    flair, brain = head()
+    close = Protocol(spacing_mm=(3.05, 2.0, 2.0))
+    report = check_quality([ImageInput("flair", flair, brain, protocol=close)])
+    assert report.value("flair_spacing_gap") == pytest.approx(0.05)
+    assert report.decision == "pass"
+    strict = Protocol(spacing_mm=(1.0, 1.0, 1.0), mismatch="fail")
+    report = check_quality([ImageInput("flair", flair, brain, protocol=strict)])
+    assert report.decision == "fail"
+    assert "differ from the protocol's 1.00 x 1.00 x 1.00 mm" in report.reasons[0]
+    own = {"flair_spacing_gap": (3.0, None)}
+    report = check_quality([ImageInput("flair", flair, brain, protocol=strict)], own)
+    assert report.decision == "pass"
+
+
+def test_where_no_head_is_expected_nothing_is_said_of_one() -> None:
+    image = Volume(np.random.default_rng(1).random((40, 40, 6)), np.diag([0.5, 0.5, 3.0, 1.0]))
+    loose = Protocol(matrix=(3, 16, 16), extent_mm=(3, 16, 16), head=False)
+    report = check_quality([ImageInput("t2w", image, protocol=loose)])
+    assert report.decision == "pass"
+    assert not any("head" in metric.name or "border" in metric.name for metric in report.metrics)
+    assert [found.decision for found in check_grid(image)] == ["fail", "fail"]
