@@ -4,9 +4,9 @@ A plan names everything by key from a fixed registry; no code travels in it. Eve
 range, so a hostile plan cannot ask for unbounded memory or time, and every text has a closed
 alphabet, so it can be shown on a terminal and written into DICOM attributes.
 
-The identity of a plan is the SHA-256 of its canonical JSON (RFC 8785), defaults written out. What
-is signed (Ed25519, RFC 8032) is the same bytes behind a domain prefix. This module loads neither
-torch nor numpy.
+The identity of a plan is the SHA-256 of its canonical JSON (RFC 8785), defaults written out (keys
+of the preparation that came later are left out at their defaults). What is signed (Ed25519, RFC
+8032) is the same bytes behind a domain prefix. This module loads neither torch nor numpy.
 """
 
 import base64
@@ -26,7 +26,6 @@ from cryptography.hazmat.primitives.serialization import Encoding, PublicFormat
 from pydantic import (
     AfterValidator,
     BaseModel,
-    ConfigDict,
     Field,
     StringConstraints,
     ValidationError,
@@ -34,6 +33,9 @@ from pydantic import (
 )
 
 from federation.errors import PlanRefused, SignatureRefused
+from federation.plan_part import PlanPart
+from federation.preparation import NORMALISATIONS
+from federation.preparation import Preparation as Preparation
 
 PLAN_FORMAT: Final = 1
 MAX_PLAN_BYTES: Final = 64 * 1024
@@ -54,6 +56,7 @@ SendKey = Literal["update", "metrics", "fingerprint"]
 REGISTRY: Final[Mapping[str, tuple[str, ...]]] = {
     "modality": ("FLAIR", "T1w", "T1wCE", "T2w", "PDw", "DWI", "ADC", "SWI", "CT"),
     "network": ("residual-unet",),
+    "normalisation": NORMALISATIONS,
     "norm": ("instance", "group"),
     "loss": ("dice-ce",),
     "optimiser": ("adamw", "sgd"),
@@ -82,18 +85,13 @@ _Meaning = Annotated[
 ]
 _Scheme = Annotated[str, StringConstraints(pattern=r"\A[A-Z0-9][A-Za-z0-9_.-]{0,15}\z")]
 _CodeValue = Annotated[str, StringConstraints(pattern=r"\A[A-Za-z0-9][A-Za-z0-9._-]{0,15}\z")]
-_Spacing = Annotated[float, Field(ge=0.25, le=10.0)]
 _Extent = Annotated[int, Field(ge=8, le=256)]
 _Channels = Annotated[int, Field(ge=2, le=1024)]
 _Stride = Annotated[int, Field(ge=1, le=4)]
 _Share = Annotated[float, Field(ge=0.0, le=1.0)]
 
 
-class _Part(BaseModel):
-    model_config = ConfigDict(frozen=True, extra="forbid", strict=True, allow_inf_nan=False)
-
-
-class CodeTriplet(_Part):
+class CodeTriplet(PlanPart):
     """A coded concept as DICOM writes it (PS3.3 section 8): scheme, value, meaning."""
 
     scheme: _Scheme
@@ -101,14 +99,14 @@ class CodeTriplet(_Part):
     meaning: _Meaning
 
 
-class PlanInput(_Part):
+class PlanInput(PlanPart):
     """One input channel, named by canonical modality; the order of the inputs is the channels'."""
 
     modality: Modality
     required: bool = True
 
 
-class PlanLabel(_Part):
+class PlanLabel(PlanPart):
     """One structure to segment; ``value`` 1..255 is its voxel value, 0 is background."""
 
     value: Annotated[int, Field(ge=1, le=255)]
@@ -117,31 +115,7 @@ class PlanLabel(_Part):
     type: CodeTriplet
 
 
-class Preparation(_Part):
-    """How a study becomes arrays. Its hash names the folder of prepared cases.
-
-    Attributes:
-        spacing_mm: Voxel edge lengths along R, A, S in mm.
-        orientation: Axes of the prepared grid; only RAS.
-        n4: Bias-field correction by N4.
-        denoise: Denoising before resampling.
-        normalisation: ``zscore-brain``: mean 0 and SD 1 over the brain's voxels, per channel.
-        skull_strip: Set voxels outside the brain to 0 after normalisation.
-        crop: ``brain``: the brain's bounding box with a margin; ``none``: the whole grid.
-        profile: ``quick`` or ``full`` effort of masks and registration.
-    """
-
-    spacing_mm: tuple[_Spacing, _Spacing, _Spacing] = (1.0, 1.0, 1.0)
-    orientation: Literal["RAS"] = "RAS"
-    n4: bool = False
-    denoise: bool = False
-    normalisation: Literal["zscore-brain"] = "zscore-brain"
-    skull_strip: bool = True
-    crop: Literal["brain", "none"] = "brain"
-    profile: Literal["quick", "full"] = "full"
-
-
-class NetworkSpec(_Part):
+class NetworkSpec(PlanPart):
     """A network of the registry with its sizes.
 
     ``channels`` counts one entry per resolution level; ``strides`` one per step between levels.
@@ -181,7 +155,7 @@ class NetworkSpec(_Part):
         return math.prod(self.strides)
 
 
-class LossSpec(_Part):
+class LossSpec(PlanPart):
     """Weighted sum of soft Dice and cross-entropy; weights are relative, at least one positive."""
 
     key: Literal["dice-ce"] = "dice-ce"
@@ -195,7 +169,7 @@ class LossSpec(_Part):
         return self
 
 
-class OptimiserSpec(_Part):
+class OptimiserSpec(PlanPart):
     """Optimiser; ``state="site"`` keeps its moments at the site between rounds."""
 
     key: Literal["adamw", "sgd"] = "adamw"
@@ -206,7 +180,7 @@ class OptimiserSpec(_Part):
     state: Literal["site", "reset"] = "site"
 
 
-class ScheduleSpec(_Part):
+class ScheduleSpec(PlanPart):
     """Learning rate over all steps of all rounds, as a factor of ``learning_rate``.
 
     ``constant``: 1. ``cosine``: half a cosine from 1 down to ``final_fraction``. Both rise
@@ -219,7 +193,7 @@ class ScheduleSpec(_Part):
     final_fraction: _Share = 0.0
 
 
-class AugmentationSpec(_Part):
+class AugmentationSpec(PlanPart):
     """Random changes of a training patch.
 
     Attributes:
@@ -235,7 +209,7 @@ class AugmentationSpec(_Part):
     noise: Annotated[float, Field(ge=0.0, le=2.0)] = 0.0
 
 
-class TrainingSpec(_Part):
+class TrainingSpec(PlanPart):
     """Rounds, steps and patches.
 
     Attributes:
@@ -254,7 +228,7 @@ class TrainingSpec(_Part):
     augmentation: AugmentationSpec = AugmentationSpec()
 
 
-class StrategySpec(_Part):
+class StrategySpec(PlanPart):
     """How the coordinator joins updates: quorum, deadline and the cap of a site's weight."""
 
     key: Literal["fedavg"] = "fedavg"
@@ -263,7 +237,7 @@ class StrategySpec(_Part):
     round_deadline_s: Annotated[int, Field(ge=1, le=7 * 86_400)] = 3600
 
 
-class EvaluationSpec(_Part):
+class EvaluationSpec(PlanPart):
     """When and on what the global model is evaluated at the sites."""
 
     every: Annotated[int, Field(ge=1, le=5000)] = 1
@@ -273,13 +247,13 @@ class EvaluationSpec(_Part):
     ] = ("dice", "sensitivity", "precision", "lesion_f1", "volume_difference_ml")
 
 
-class PrivacySpec(_Part):
+class PrivacySpec(PlanPart):
     """Privacy demands of the plan; a site may ask for more."""
 
     minimum_training_cases: Annotated[int, Field(ge=1, le=1_000_000)] = 3
 
 
-class Plan(_Part):
+class Plan(PlanPart):
     """A whole training plan (see the module's docstring). Build with :func:`parse_plan`."""
 
     format: Literal[1] = PLAN_FORMAT
@@ -320,6 +294,7 @@ def _contradictions(plan: Plan) -> list[str]:
         for what in ("value", "name")
         if len({getattr(label, what) for label in plan.labels}) != len(plan.labels)
     ]
+    problems += plan.preparation.problems_with(frozenset(e.modality for e in plan.inputs))
     reduction = plan.network.reduction
     if any(edge % reduction for edge in plan.training.patch_size):
         problems.append(

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import json
+
 import numpy as np
 import pytest
 from hypothesis import given, settings
@@ -10,12 +12,14 @@ from numpy.typing import NDArray
 from scipy import ndimage
 
 from appliance.errors import ImageRefused
-from appliance.imaging.correction import correct_bias, remove_noise, zscore
+from appliance.imaging.correction import correct_bias, remove_noise
 from appliance.imaging.grid import Grid, grid_of, resample
+from appliance.imaging.normalisation import zscore
 from appliance.imaging.preparation import invert, prepare, resample_labels
 from appliance.imaging.rigid import rigid_matrix
 from appliance.imaging.volume import Volume, apply_affine
 from federation.plan import Preparation
+from federation.preparation import FixedIntensities
 from tests.appliance.imaging.heads import dice
 
 PREPARATION = Preparation(spacing_mm=(2.0, 2.0, 2.0), profile="quick")
@@ -60,7 +64,10 @@ def test_a_study_stands_on_the_plans_grid() -> None:
     assert case.image.shape == (3, *case.brain.shape)
     assert case.present == (True, True, False)
     assert not case.image[2].any()
-    np.testing.assert_allclose(case.affine[:3, :3], np.diag([2.0, 2.0, 2.0]))
+    np.testing.assert_allclose(case.affine[:3, :3], 2.0 * TILT[:3, :3], atol=1e-9)
+    world = PREPARATION.model_copy(update={"axes": "world"})
+    level = prepare({"FLAIR": image}, world, label=None, transforms={}, brain=brain)
+    np.testing.assert_allclose(level.affine[:3, :3], np.diag([2.0, 2.0, 2.0]))
     for channel in case.image[:2]:
         assert float(channel[inside].mean()) == pytest.approx(0.0, abs=1e-3)
         assert float(channel[inside].std()) == pytest.approx(1.0, abs=1e-3)
@@ -158,6 +165,8 @@ def test_refusals_say_why() -> None:
     flat = image.with_data(np.full(image.shape, 3.0, np.float32))
     with pytest.raises(ImageRefused, match="constant"):
         prepare({"FLAIR": flat}, PREPARATION, label=None, transforms={}, brain=brain)
+    with pytest.raises(ImageRefused, match=r"needs a brain mask \(crop 'brain', skull_strip"):
+        prepare({"FLAIR": image}, PREPARATION, label=None, transforms={}, brain=None)
     away = rigid_matrix((0, 0, 0), (900, 0, 0))
     with pytest.raises(ImageRefused, match="cover"):
         prepare({"FLAIR": image}, PREPARATION, label=None, transforms={"FLAIR": away}, brain=brain)
@@ -171,7 +180,8 @@ def test_zscore_has_its_known_answer() -> None:
     data = np.array([[[1.0, 3.0, 100.0]]], dtype=np.float32)
     inside = np.array([[[True, True, False]]])
     np.testing.assert_allclose(zscore(data, inside)[0, 0], [-1.0, 1.0, 98.0])
-    assert not zscore(data, np.zeros_like(inside)).any()
+    with pytest.raises(ImageRefused, match="mask is empty"):
+        zscore(data, np.zeros_like(inside))
 
 
 def test_bias_correction_flattens_a_known_field() -> None:
@@ -205,6 +215,80 @@ def test_denoising_removes_noise_and_keeps_the_edge() -> None:
     smooth = remove_noise(noisy)
     assert float(smooth.data[2:17].std()) < 0.6 * float(noisy.data[2:17].std())
     assert float(smooth.data[22].mean() - smooth.data[17].mean()) > 900
+
+
+BODY = Preparation(
+    spacing_mm=(1.0, 1.0, 3.0),
+    normalisation="zscore-image",
+    skull_strip=False,
+    crop="centre",
+    size=(48, 100, 16),
+    interpolation="cubic",
+)
+
+
+def test_a_body_without_a_brain_mask_is_cut_about_its_centre() -> None:
+    image, _, label = study()
+    case = prepare({"T2w": image, "ADC": None}, BODY, label=label, transforms={}, brain=None)
+    assert case.image.shape == (2, 48, 100, 16)
+    assert case.image.dtype == np.float32
+    centre = apply_affine(case.affine, (np.array(case.brain.shape) - 1) / 2)
+    middle = apply_affine(image.affine, (np.array(image.shape) - 1) / 2)
+    np.testing.assert_allclose(centre, middle, atol=0.51 * 3)
+    assert int(case.brain.sum()) == 48 * 90 * 16, "padded by 5 voxels before and behind"
+    assert not case.image[0][:, :5].any()
+    assert not case.image[0][:, 95:].any()
+    inside = case.brain > 0
+    assert float(case.image[0][inside].mean()) == pytest.approx(0.0, abs=1e-3)
+    assert float(case.image[0][inside].std()) == pytest.approx(1.0, abs=1e-3)
+    flipped = label.data[::-1, ::-1][16:64, :, 6:22]
+    np.testing.assert_array_equal(case.label[:, 5:95] if case.label is not None else None, flipped)
+    with pytest.raises(ImageRefused, match="reference's world"):
+        prepare({"T2w": image}, BODY, label=None, transforms={"T2w": np.eye(4)}, brain=None)
+
+
+@pytest.mark.parametrize("method", ["zscore-foreground", "white-stripe", "percentile", "ct"])
+def test_each_normalisation_has_its_meaning_on_a_study(method: str) -> None:
+    image, brain, _ = study()
+    changes: dict[str, object] = {"normalisation": method, "crop": "none", "skull_strip": False}
+    if method == "ct":
+        changes["intensities"] = {"low": 0, "high": 600, "mean": 100, "sd": 50}
+    wanted = Preparation.model_validate_json(json.dumps({"spacing_mm": [2, 2, 2], **changes}))
+    modality = "CT" if method == "ct" else "T1w"
+    case = prepare({modality: image}, wanted, label=None, transforms={}, brain=brain)
+    values, inside = case.image[0], case.brain > 0
+    if method == "percentile":
+        assert (float(values.min()), float(values.max())) == (0.0, 1.0)
+    elif method == "ct":
+        assert float(values.max()) == pytest.approx(10.0)
+        assert float(np.median(values[inside])) == pytest.approx(8.0, abs=0.1)
+    else:
+        assert abs(float(np.median(values[inside]))) < (5 if method == "white-stripe" else 0.3)
+        assert float(np.median(values[~inside])) < -3
+
+
+def test_every_voxel_knows_where_it_is() -> None:
+    """An image of its own world coordinates: what stands in a voxel is the voxel's place."""
+    for order in ((0, 1, 2), (2, 0, 1)):
+        turn = np.diag([0.9, 0.9, 3.0])[:, list(order)]
+        affine = np.eye(4)
+        affine[:3, :3] = TILT[:3, :3] @ turn
+        grid = Grid((60, 50, 40), affine)
+        index = np.moveaxis(np.indices(grid.shape), 0, -1)
+        place = apply_affine(affine, index)
+        for axis, name in enumerate("xyz"):
+            wanted = Preparation(
+                normalisation="ct",
+                intensities=FixedIntensities(low=-2000, high=2000, mean=0, sd=1),
+                crop="none",
+                skull_strip=False,
+            )
+            image = Volume(place[..., axis].astype(np.float32), affine)
+            case = prepare({"CT": image}, wanted, label=None, transforms={}, brain=None)
+            own = apply_affine(case.affine, np.moveaxis(np.indices(case.brain.shape), 0, -1))
+            deep = (slice(6, -6),) * 3
+            gap = np.abs(case.image[0] - own[..., axis])[deep]
+            assert float(gap.max()) < 1e-3, f"{name} is off"
 
 
 def test_n4_and_denoising_run_when_the_plan_says_so() -> None:
