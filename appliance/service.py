@@ -27,7 +27,8 @@ from appliance.governance import POLICY, Governance
 from appliance.home import Home, load_keys
 from appliance.identity import Identities
 from appliance.intake import Intake, IntakeParts, Spool
-from appliance.label_refresh import LabelParts, LabelRefresh
+from appliance.label_refresh import REFERENCE, LabelParts, LabelRefresh
+from appliance.labels.keeping import KeeperParts, LabelKeeper
 from appliance.operations import Operations, OperationsParts
 from appliance.parts import Part
 from appliance.pipeline.pool import WorkerPool
@@ -132,6 +133,7 @@ class Node:
         )
         self._preparer = Preparer(self.state, self.home, self.datasets, self._pool, options_of)
         self._results = self._make_results()
+        self._keeper = self._make_keeper()
         self._labels = self._make_labels()
         self.site = self._make_site()
         self.operations = self._make_operations()
@@ -311,8 +313,21 @@ class Node:
                 identities=self.identities,
                 pool=self._pool,
                 own=self._results.marks,
+                keeper=self._keeper,
+            )
+        )
+
+    def _make_keeper(self) -> LabelKeeper:
+        return LabelKeeper(
+            KeeperParts(
+                state=self.state,
+                home=self.home,
+                section=self.settings.labels,
+                identities=self.identities,
+                pool=self._pool,
                 audit=self._audit_intake,
                 settling=self._runner.settling,
+                reference=REFERENCE,
             )
         )
 

@@ -9,12 +9,13 @@ from __future__ import annotations
 import json
 import os
 from collections.abc import Callable, Mapping
+from pathlib import Path
 
 from appliance.home import Home, remove_tree, sync_folder
 from appliance.identity import Identities
 from appliance.pipeline.states import Stage
 from appliance.pipeline.work import SOURCE_PREFIX, TREE, StageResult, StageWork
-from appliance.research import CaseFiles, ensure_tree, write_participants
+from appliance.research import RATERS, CaseFiles, ensure_tree, write_participants
 
 Settle = Callable[[StageWork, StageResult], None]
 
@@ -55,7 +56,22 @@ def publish(home: Home, work: StageWork) -> None:
         remove_tree(target)
         source.rename(target)
         sync_folder(target.parent)
+    _raters(home, tree, CaseFiles(work.subject, work.session))
     write_participants(home)
+
+
+def _raters(home: Home, tree: Path, files: CaseFiles) -> None:
+    """Raters' labels join those that came in other ways: file by file, nothing is removed."""
+    root = Path("derivatives") / RATERS / files.folder
+    if not (tree / root).exists():
+        return
+    _make_durable(tree / root)
+    for source in sorted((tree / root).rglob("*")):
+        if source.is_file():
+            target = home.research / source.relative_to(tree)
+            target.parent.mkdir(parents=True, exist_ok=True)
+            source.replace(target)
+    sync_folder(home.research / root)
 
 
 def _make_durable(folder: os.PathLike[str]) -> None:

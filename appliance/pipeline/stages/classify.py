@@ -5,19 +5,18 @@ from __future__ import annotations
 from collections import Counter
 from pathlib import Path
 
+from appliance.labels.reading import LabelRules, expert_files
 from appliance.pipeline.stages.selection import Selection, write_selection
 from appliance.pipeline.work import StageResult, StageWork
-from appliance.settings_imaging import LabelsSection, SeriesSection
+from appliance.settings_imaging import SeriesSection
 from dicom_bridge.classify import (
     NameAttribute,
     SeriesKind,
     SiteName,
-    StudyScan,
     choose_inputs,
     scan_study,
 )
 from dicom_bridge.errors import DataRefused
-from dicom_bridge.seg.expert import ExpertPolicy, OwnMarks, is_expert
 
 
 def run(work: StageWork) -> StageResult:
@@ -35,7 +34,7 @@ def run(work: StageWork) -> StageResult:
     wanted = [SeriesKind(kind) for kind in work.settings.imaging.inputs]
     choices = choose_inputs(scan, wanted)
     chosen = {kind: item.series for kind, item in choices.items() if item.series is not None}
-    labels, notes = expert_segmentations(scan, policy_of(work.settings.labels, work.own))
+    labels, notes = expert_files(scan, LabelRules(work.settings.labels, work.own))
     inputs = {
         kind.value: tuple(_relative(path, work) for path in series.files)
         for kind, series in chosen.items()
@@ -60,42 +59,6 @@ def site_names(section: SeriesSection) -> tuple[SiteName, ...]:
         SiteName(rule.pattern, NameAttribute(rule.attribute), SeriesKind(rule.kind))
         for rule in section.names
     )
-
-
-def policy_of(labels: LabelsSection, own: OwnMarks | None = None) -> ExpertPolicy:
-    """Which segmentations count as an expert's.
-
-    Args:
-        labels: the site's settings.
-        own: what this node's results can be recognised by: their corrected copies count, also
-            where the viewer names nobody.
-    """
-    codes = frozenset((scheme, value) for scheme, value in map(_code, labels.codes))
-    creators = frozenset(labels.creators)
-    return ExpertPolicy(codes, creators, unnamed=own is not None, own=own or OwnMarks())
-
-
-def _code(text: str) -> tuple[str, str]:
-    scheme, _, value = text.partition(":")
-    return scheme, value
-
-
-def expert_segmentations(
-    scan: StudyScan, policy: ExpertPolicy
-) -> tuple[list[Path], tuple[str, ...]]:
-    """The accepted SEG files of a study, and why the others were passed over."""
-    accepted: list[Path] = []
-    notes: list[str] = []
-    for series in scan.series:
-        if series.kind is not SeriesKind.SEG:
-            continue
-        for path in series.files:
-            expert, words = is_expert(path, policy)
-            if expert:
-                accepted.append(path)
-            else:
-                notes.append(words)
-    return accepted, tuple(notes)
 
 
 def _relative(path: Path, work: StageWork) -> str:

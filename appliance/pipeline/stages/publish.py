@@ -14,7 +14,9 @@ from typing import Any
 import nibabel
 
 from appliance.errors import StageFailed
-from appliance.pipeline.stages.convert import LABEL_FILE
+from appliance.labels.making import label_map, label_sidecar
+from appliance.labels.staged import agree_labels
+from appliance.pipeline.stages.convert import REFERENCE
 from appliance.pipeline.stages.deidentify import PERSON_FILE
 from appliance.pipeline.states import Stage
 from appliance.pipeline.work import QC_FILE, TREE, StageResult, StageWork
@@ -49,21 +51,37 @@ def run(work: StageWork) -> StageResult:
         transform = registered / f"{kind}.txt"
         if transform.exists():
             _copy(transform, tree / files.transform(kind))
-    label = work.of(Stage.CONVERT) / LABEL_FILE
-    if label.exists():
-        target = tree / files.label()
-        compress(label, target)
-        _describe(
-            target,
-            files,
-            "FLAIR",
-            {"Description": "Labels of experts", "LabelMap": _label_map(work)},
-        )
+    labelled, notes = _labels(work, files)
     _copy(work.of(Stage.CHECK) / QC_FILE, tree / files.qc())
     person = work.of(Stage.DEIDENTIFY) / PERSON_FILE
     if person.exists():
         _copy(person, tree / files.person())
-    return StageResult(detail=f"{count} images published")
+    return StageResult(
+        labelled=labelled,
+        facts={"label_agreement": notes},
+        detail=f"{count} images published",
+    )
+
+
+def _labels(work: StageWork, files: CaseFiles) -> tuple[bool, dict[str, JSON]]:
+    """The raters' labels and the one made of them, on the reference image's grid."""
+    made = agree_labels(work, REFERENCE)
+    section = work.settings.labels
+    meaning = label_map(section.codes, section.rois)
+    tree = work.out / TREE
+    images = [
+        (file.path, tree / files.rater_label(file.rater), document)
+        for file, document in made.raters
+    ]
+    if made.label is not None:
+        images.append((made.label, tree / files.label(), made.document))
+    for source, target, document in images:
+        compress(source, target)
+        text = json.dumps(label_sidecar(files, REFERENCE, document, meaning), indent=2)
+        sidecar(target).write_text(text + "\n", encoding="utf-8")
+    facts: dict[str, JSON] = {"raters": len(made.raters), "notes": list(made.notes)}
+    consensus = made.document.get("Consensus")
+    return made.label is not None, facts | ({"consensus": consensus} if consensus else {})
 
 
 def compress(source: Path, target: Path) -> None:
@@ -87,10 +105,6 @@ def _describe(path: Path, files: CaseFiles, kind: str, extra: dict[str, JSON]) -
     document: dict[str, JSON] = {"SpatialReference": reference, "Sources": [reference], **extra}
     text = json.dumps(document, indent=2, sort_keys=True)
     sidecar(path).write_text(text + "\n", encoding="utf-8")
-
-
-def _label_map(work: StageWork) -> dict[str, JSON]:
-    return {str(value): code for code, value in work.settings.labels.codes.items()}
 
 
 def _copy(source: Path, target: Path) -> None:

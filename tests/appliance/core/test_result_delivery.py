@@ -28,6 +28,7 @@ from appliance.archives import client_for
 from appliance.home import Home
 from appliance.intake import Intake, IntakeParts, Spool
 from appliance.label_refresh import LabelParts, LabelRefresh
+from appliance.labels.keeping import KeeperParts, LabelKeeper
 from appliance.pipeline.pool import WorkerPool
 from appliance.pipeline.states import ARROWS
 from appliance.receiving import Receiving, layout_of
@@ -393,8 +394,18 @@ def listening(node: NodeResults, study: TestStudy) -> Iterator[Listening]:
             identities=node.identities,
             pool=node.pool,
             own=node.results.marks,
-            audit=lambda action, _object, _detail: node.audited.append(action),
-            settling=threading.RLock(),
+            keeper=LabelKeeper(
+                KeeperParts(
+                    state=node.state,
+                    home=node.home,
+                    section=node.settings.labels,
+                    identities=node.identities,
+                    pool=node.pool,
+                    audit=lambda action, _object, _detail: node.audited.append(action),
+                    settling=threading.RLock(),
+                    reference="FLAIR",
+                )
+            ),
         )
     )
     intake = Intake(

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 from pathlib import Path
 from typing import Any
 
@@ -13,18 +14,24 @@ import pytest
 from appliance.errors import StageFailed
 from appliance.home import Home, create_keys
 from appliance.imaging.volume import Volume, load_volume, save_volume
+from appliance.labels.making import rater_document
+from appliance.labels.reading import LabelRules, label_values
 from appliance.pipeline.settling import publish, settlers
 from appliance.pipeline.stages import WORKER_STAGES, run_stage
 from appliance.pipeline.stages import publish as publish_stage
 from appliance.pipeline.stages.check import refusal
-from appliance.pipeline.stages.classify import policy_of
-from appliance.pipeline.stages.convert import label_values
 from appliance.pipeline.stages.deface import skull_strip
 from appliance.pipeline.stages.deidentify import PERSON_FILE, profile_of, read_header
 from appliance.pipeline.stages.selection import Selection, read_selection, write_selection
 from appliance.pipeline.states import Stage
 from appliance.pipeline.work import QC_FILE, SOURCE_PREFIX, TREE, StageResult, StageWork
-from appliance.research import CaseFiles, case_files, ensure_tree, software_version
+from appliance.research import (
+    CaseFiles,
+    case_files,
+    ensure_tree,
+    sidecar,
+    software_version,
+)
 from appliance.settings import Settings, settings_from
 from appliance.settings_imaging import LabelsSection, QcSection
 from dicom_bridge.errors import DataRefused
@@ -95,6 +102,19 @@ def segment(number: int, code: Code | None, mask: np.ndarray) -> SegSegment:
     return SegSegment(number, "l", "MANUAL", "", None, code, mask.astype(np.uint8))
 
 
+def test_a_label_that_cannot_be_brought_to_the_reference_is_told(work: StageWork) -> None:
+    fill(work, label=False)
+    stage_label(at(work, Stage.CONVERT), "T1w")
+    result = publish_stage.run(work)
+    assert result.labelled is False
+    told = result.facts["label_agreement"]
+    assert isinstance(told, dict)
+    assert "not registered" in str(told["notes"])
+    (work.of(Stage.CONVERT) / "labels" / "labels.json").write_text('{"format": 9}')
+    with pytest.raises(StageFailed, match="retry convert"):
+        publish_stage.run(work)
+
+
 def test_labels_map_by_code() -> None:
     masks = [np.zeros((2, 2, 2)) for _ in range(3)]
     masks[0][0] = 1
@@ -118,7 +138,7 @@ def test_labels_map_by_code() -> None:
     assert values is not None
     assert values.tolist() == (masks[0] * 3).tolist()
     assert label_values(content, {"SCT:2": 3}, {1: ("SCT", "52988006")}) is None
-    policy = policy_of(LabelsSection(creators=("A",), codes={"SCT:52988006": 3}))
+    policy = LabelRules(LabelsSection(creators=("A",), codes={"SCT:52988006": 3})).policy
     assert policy.codes == {("SCT", "52988006")}
 
 
@@ -154,12 +174,20 @@ def test_profiles_come_from_the_settings(work: StageWork) -> None:
     assert profile_of(chosen.deidentification).hash != basic.hash
 
 
+def stage_label(folder: Path, kind: str) -> None:
+    """One rater's label as conversion leaves it."""
+    save_volume(image(), folder / "labels" / "label-1.nii")
+    entry = rater_document("abcd1234", 1, "SEG", kind, 119)
+    listing = {"format": 1, "labels": [{**entry, "File": "label-1.nii"}]}
+    (folder / "labels" / "labels.json").write_text(json.dumps(listing))
+
+
 def fill(work: StageWork, *, label: bool) -> None:
     """Finished folders of the earlier stages, as small as they can be."""
     save_volume(image(), at(work, Stage.DEFACE) / "FLAIR.nii")
     save_volume(image(), at(work, Stage.DEFACE) / "FLAIR-brain.nii")
     if label:
-        save_volume(image(), at(work, Stage.CONVERT) / "label.nii")
+        stage_label(at(work, Stage.CONVERT), "FLAIR")
     (at(work, Stage.DEIDENTIFY) / "FLAIR.json").write_text("{}")
     (at(work, Stage.CHECK) / QC_FILE).write_text("{}")
     (at(work, Stage.REGISTER)).mkdir(exist_ok=True)
@@ -170,14 +198,18 @@ def test_a_case_crosses_by_rename_and_may_cross_again(work: StageWork) -> None:
     for label in (True, True, False):
         fill(work, label=label)
         if not label:
-            (work.of(Stage.CONVERT) / "label.nii").unlink()
+            shutil.rmtree(work.of(Stage.CONVERT) / "labels")
         work.out.mkdir(exist_ok=True)
         result = publish_stage.run(work)
         assert result.detail == "1 images published"
+        assert result.labelled == label
         publish(work.home, work)
         names = [path.as_posix() for path in case_files(work.home, files)]
         assert files.image("FLAIR").as_posix() in names
         assert (files.label().as_posix() in names) == label
+        kept = work.home.research / files.rater_label("abcd1234")
+        assert kept.exists(), "a rater's label stays where it is"
+        assert json.loads(sidecar(kept).read_bytes())["Order"] == 1
         assert not list((work.out / TREE).rglob("*.nii.gz"))
     published = load_volume(work.home.research / files.image("FLAIR"))
     assert np.array_equal(published.data, image().data)
