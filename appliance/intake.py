@@ -37,7 +37,8 @@ from dicom_bridge.net.scp.jobs import remove_job, write_job
 from federation.canonical import JSON
 
 _log = structlog.get_logger(__name__)
-SEG = "SEG"
+LABELS = frozenset({"SEG", "RTSTRUCT"})
+"""Modalities of objects that reopen nothing."""
 _PACS_RETRY_S = 30.0
 _RESERVE_BYTES = 256 << 20
 """Disk space that is left free by what arrives on our own connections, as by the receiver."""
@@ -326,7 +327,7 @@ class Intake:
         here = self._state.instances.keys(key)
         name = self._parts.identities.instance_key
         absent = [ref for ref in refs if name(ref.SOPInstanceUID) not in here]
-        if absent and all(ref.Modality == SEG for ref in absent):
+        if absent and all(ref.Modality in LABELS for ref in absent):
             self._fetch_labels(pacs, match, study, absent)
             return False
         missing = len(absent)

@@ -11,7 +11,7 @@ import hashlib
 import threading
 from collections.abc import Mapping, Sequence
 from concurrent.futures import Future
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 
 import structlog
@@ -19,6 +19,7 @@ import structlog
 from appliance.datasets import INFER, TEST, Datasets
 from appliance.home import Home
 from appliance.keying import validation_rank
+from appliance.labels.regions import innermost
 from appliance.pipeline.pool import WorkerPool
 from appliance.pipeline.worker import Answer
 from appliance.research import CaseFiles, case_hash
@@ -100,19 +101,26 @@ def prepare_case(work: CaseWork) -> None:
     write_case(work.out, case)
 
 
-def planned_labels(plan: Plan, codes: Mapping[str, int]) -> dict[int, int]:
+def planned_labels(
+    plan: Plan, codes: Mapping[str, int], merge: Mapping[str, Sequence[int]] | None = None
+) -> dict[int, int]:
     """Local label value to the plan's, by the code of the property type.
+
+    A plan's label that the site keeps in parts (two prostate zones for the whole gland) takes all
+    of them; of nested ones (whole tumour, core, enhancing) a part goes to the smallest that holds
+    it (`appliance.labels.regions.innermost`).
 
     Args:
         plan: the plan.
         codes: ``SCHEME:VALUE`` to the local value (settings).
+        merge: ``SCHEME:VALUE`` to the local values of its parts (settings).
     """
-    found = {}
+    regions: dict[int, set[int]] = {}
     for label in plan.labels:
-        local = codes.get(f"{label.type.scheme}:{label.type.value}")
-        if local is not None:
-            found[local] = label.value
-    return found
+        code = f"{label.type.scheme}:{label.type.value}"
+        parts = set((merge or {}).get(code, ()))
+        regions[label.value] = parts | ({codes[code]} if code in codes else set())
+    return innermost(regions)
 
 
 def divide(
@@ -207,8 +215,11 @@ class Preparer:
             (member, self._state.studies.get(member.study_key).patient_key)
             for member in self._datasets.usable(row.dataset or "")
         ]
-        labels = bool(planned_labels(plan, self._options.codes))
+        labels = bool(self._planned(plan))
         return divide(members, plan, self._options.secret, salt=salt, labels=labels)
+
+    def _planned(self, plan: Plan) -> dict[int, int]:
+        return planned_labels(plan, self._options.codes, self._options.merge)
 
     def summary(self, row: PlanRow) -> DataSummary:
         """The plan's data in numbers, from the manifest where the folder is ready."""
@@ -271,7 +282,7 @@ class Preparer:
         files = CaseFiles.of(member.case)
         if case_hash(self._home, files) != member.content:
             raise SiteFailed("a case changed since the data set was frozen: freeze a new one")
-        labels = planned_labels(plan, self._options.codes) if use is not Split.INFER else None
+        labels = self._planned(plan) if use is not Split.INFER else None
         work = CaseWork(
             research=self._home.research,
             files=files,
@@ -321,11 +332,13 @@ class PreparerOptions:
         secret: the site's secret; keys the draw of validation patients.
         codes: ``SCHEME:VALUE`` of a segment's property type to the local label value.
         threads: threads per worker.
+        merge: ``SCHEME:VALUE`` of a plan's label to the local values that it consists of.
     """
 
     secret: bytes
     codes: Mapping[str, int]
     threads: int
+    merge: Mapping[str, Sequence[int]] = field(default_factory=dict)
 
     def __repr__(self) -> str:
         return f"PreparerOptions(codes={len(self.codes)}, threads={self.threads})"

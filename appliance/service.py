@@ -126,7 +126,10 @@ class Node:
         self._runner = self._make_runner()
         self._intake = self._make_intake()
         options_of = PreparerOptions(
-            keys.site_secret, self.settings.labels.codes, resources.threads
+            keys.site_secret,
+            self.settings.labels.codes,
+            resources.threads,
+            self.settings.labels.merge,
         )
         self._versions = Versions(
             self.state, self.home, self.identities, settling=self._runner.settling

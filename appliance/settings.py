@@ -234,7 +234,7 @@ class IntakeSection(Section):
     """Seconds between two queries."""
     reopen: Literal["auto", "ask"] = "auto"
     """Late source images of a study that was processed: a new version, or wait for a person."""
-    instance_modalities: tuple[str, ...] = ("MR", "SEG")
+    instance_modalities: tuple[str, ...] = ("MR", "SEG", "RTSTRUCT")
     """Series of other modalities are left in the PACS; an empty tuple takes all."""
     max_instances_per_study: Annotated[int, Field(ge=1)] = 20_000
 
