@@ -9,7 +9,7 @@ from pydantic import Field, field_validator, model_validator
 from appliance.quality_table import Bounds, direction_of, known_names
 from appliance.settings_base import Section
 
-Modality = Literal["FLAIR", "T1w", "T2w", "PDw", "T1wCE"]
+Modality = Literal["FLAIR", "T1w", "T2w", "PDw", "T1wCE", "DWI", "ADC", "SWI", "CT"]
 Millimetres = Annotated[float, Field(gt=0, le=1000)]
 Count = Annotated[int, Field(ge=1, le=4096)]
 Limit = float | Literal["off"]
@@ -19,11 +19,38 @@ class ImagingSection(Section):
     """How images are prepared up to `ready`."""
 
     profile: Literal["quick", "full"] = "full"
+    body_part: Literal["head", "other"] = "head"
+    """``other``: neither brain mask nor defacing. Series of the head, of parts that may show a
+    face and of unknown parts are refused then, so that this setting never lets a face through."""
+    reference: Modality = "FLAIR"
+    """The image that the others are registered to, and on whose grid labels and masks stand."""
+    registration: Literal["auto", "rigid", "scanner"] = "auto"
+    """``rigid`` searches the motion between the images; ``scanner`` trusts the scanner's own
+    coordinates and refuses images of different frames of reference; ``auto``: rigid for the head,
+    scanner for other parts."""
     deface: Literal["deface", "skull-strip"] = "deface"
     """What happens to the face before an image enters the research zone; it is never kept."""
-    inputs: tuple[Literal["FLAIR", "T1w", "T2w", "PDw", "T1wCE"], ...] = ("FLAIR", "T1w")
+    inputs: tuple[Modality, ...] = ("FLAIR", "T1w")
     """The series that are taken of each study, by canonical modality."""
     seed: Annotated[int, Field(ge=0)] = 0
+    cache_gib: Annotated[float, Field(ge=0, le=10_000)] = 20.0
+    """Largest folder of kept results of preparation (bias correction, denoising, resampling), least
+    recently used out first; 0 keeps nothing."""
+
+    @model_validator(mode="after")
+    def _reference_taken(self) -> Self:
+        if self.body_part == "other" and self.reference not in self.inputs:
+            raise ValueError(
+                f"body_part 'other' needs its reference {self.reference} among inputs: set both"
+            )
+        return self
+
+    @property
+    def by_scanner(self) -> bool:
+        """Whether images are laid over each other by the scanner's coordinates."""
+        if self.registration == "auto":
+            return self.body_part == "other"
+        return self.registration == "scanner"
 
 
 class SeriesName(Section):
