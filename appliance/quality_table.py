@@ -29,6 +29,10 @@ IMAGES: Mapping[str, str] = {
     "t2w": "T2",
     "pdw": "PD",
     "t1wce": "contrast-enhanced T1",
+    "dwi": "diffusion image",
+    "adc": "ADC map",
+    "swi": "SWI",
+    "ct": "CT",
 }
 """Start of a figure's name by canonical modality in lower case, and the image's name in words."""
 

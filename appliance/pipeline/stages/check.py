@@ -10,7 +10,6 @@ import numpy as np
 from appliance.imaging.qc import ImageInput, check_quality, read_site, report_json
 from appliance.imaging.registration import Registration
 from appliance.imaging.volume import load_volume
-from appliance.pipeline.stages.convert import REFERENCE
 from appliance.pipeline.stages.deface import read_alignment
 from appliance.pipeline.stages.geometry import protocol_of
 from appliance.pipeline.states import Stage
@@ -60,10 +59,10 @@ def refusal(
 
 def _images(work: StageWork) -> list[ImageInput]:
     """Every input with mask, atlas and registration, the reference first."""
-    kinds = work.settings.imaging.inputs
+    section = work.settings.imaging
     defaced = work.of(Stage.DEFACE)
     images = []
-    for kind in sorted(kinds, key=lambda kind: kind != REFERENCE):
+    for kind in sorted(section.inputs, key=lambda kind: kind != section.reference):
         path = work.of(Stage.CONVERT) / f"{kind}.nii"
         if not path.exists():
             continue
@@ -77,7 +76,7 @@ def _images(work: StageWork) -> list[ImageInput]:
                 head=None if alignment is None else alignment.score,
                 atlas=None if alignment is None else alignment.matrix,
                 registration=_registration(work.of(Stage.REGISTER) / f"{kind}.json"),
-                protocol=protocol_of(work.settings.qc, kind),
+                protocol=protocol_of(work.settings, kind),
             )
         )
     return images

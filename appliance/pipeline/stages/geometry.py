@@ -9,7 +9,7 @@ from appliance.imaging.qc import Protocol, check_grid
 from appliance.imaging.volume import load_volume
 from appliance.pipeline.states import Stage
 from appliance.pipeline.work import StageWork
-from appliance.settings_imaging import QcSection
+from appliance.settings import Settings
 
 
 def refuse_geometry(work: StageWork) -> None:
@@ -25,26 +25,29 @@ def refuse_geometry(work: StageWork) -> None:
         path = work.of(Stage.CONVERT) / f"{kind}.nii"
         if not path.exists():
             continue
-        protocol = protocol_of(work.settings.qc, kind)
+        protocol = protocol_of(work.settings, kind)
         failed = [f for f in check_grid(load_volume(path), protocol) if f.decision == "fail"]
         if failed:
             words = "; ".join(found.words for found in failed)
             raise ImageRefused(f"geometry of the {kind}: {words}")
 
 
-def protocol_of(section: QcSection, kind: str, *, head: bool = True) -> Protocol:
+def protocol_of(settings: Settings, kind: str) -> Protocol:
     """What the settings declare for a modality, over the check's own limits.
 
+    Where no heads are expected (``[imaging] body_part``), matrix and field of view are only
+    bounded where the site bounds them.
+
     Args:
-        section: ``[qc]``.
+        settings: The node's settings.
         kind: Canonical modality.
-        head: Whether heads are expected; otherwise matrix and field of view are only bounded where
-            the site bounds them.
     """
+    section = settings.qc
+    head = settings.imaging.body_part == "head"
     found = Protocol() if head else Protocol(matrix=(3, 16, 16), extent_mm=(3, 16, 16), head=False)
     if section.voxel_size_mm is not None:
         found = replace(found, voxel_size_mm=section.voxel_size_mm)
-    declared = next((part for name, part in section.protocol.items() if name == kind), None)
+    declared = {str(name): part for name, part in section.protocol.items()}.get(kind)
     if declared is None:
         return found
     return replace(
