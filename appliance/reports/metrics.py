@@ -262,6 +262,19 @@ def metric_words(name: str) -> tuple[str, str, str]:
     return f"{IMAGES[prefix]} on the reference", info.words, formula
 
 
+def is_compared(name: str) -> bool:
+    """Whether a figure is compared between studies; a name that is not in the table is.
+
+    Examples:
+        >>> is_compared("flair_snr"), is_compared("flair_spacing_x"), is_compared("my_figure")
+        (True, False, True)
+    """
+    try:
+        return METRICS[split_name(name)[1]].site
+    except KeyError:
+        return True
+
+
 def table_bounds(name: str) -> tuple[float | None, float | None]:
     """The default bounds of a figure; none for a name that is not in the table."""
     try:
@@ -277,17 +290,24 @@ class SiteFigures:
     Attributes:
         spreads: by name.
         studies: number of studies they stem from.
+        limit: a robust z beyond this is called unusual.
     """
 
     spreads: Mapping[str, Distribution] = field(default_factory=dict)
     studies: int = 0
+    limit: float = OUTLYING
 
     @classmethod
-    def of(cls, studies: Sequence[Mapping[str, float]]) -> SiteFigures:
-        """The distributions over studies, each a mapping of figure to value."""
-        gathered: dict[str, list[float]] = {}
-        for values in studies:
-            for name, value in values.items():
-                gathered.setdefault(name, []).append(value)
-        spreads = {name: Distribution.of(values) for name, values in gathered.items()}
-        return cls({n: s for n, s in spreads.items() if s is not None}, len(studies))
+    def of(
+        cls, values: Mapping[str, Sequence[float]], studies: int, limit: float = OUTLYING
+    ) -> SiteFigures:
+        """The distributions.
+
+        Args:
+            values: by figure, one of each study that has it.
+            studies: number of studies.
+            limit: see above; 0 takes `OUTLYING`.
+        """
+        spreads = {name: Distribution.of(found) for name, found in values.items()}
+        known = {name: spread for name, spread in spreads.items() if spread is not None}
+        return cls(known, studies, limit or OUTLYING)

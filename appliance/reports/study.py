@@ -14,7 +14,6 @@ from scipy import ndimage
 from appliance.imaging.volume import Volume
 from appliance.reports.figures import histogram, histogram_of, strip, swatch
 from appliance.reports.metrics import (
-    OUTLYING,
     UNITS,
     Quality,
     Row,
@@ -124,7 +123,7 @@ def _verdict(content: StudyContent, label: LabelView | None) -> Html:
         words.append(bullets(quality.reasons))
     if quality.released:
         words.append(tag("p", "A person has released the study in spite of this."))
-    unusual = [r for r in quality.rows if r.score is not None and abs(r.score) > OUTLYING]
+    unusual = [r for r in quality.rows if _unusual(r, content.site)]
     if unusual and decision != "fail":
         names = ", ".join(" ".join(metric_words(r.name)[:2]) for r in unusual[:4])
         more = f" and {len(unusual) - 4} more" if len(unusual) > 4 else ""
@@ -213,7 +212,7 @@ def _place_words(given: Input) -> str:
     counts = " × ".join(str(n) for n in given.volume.shape)
     stored = f"{counts} voxels stored along {axis_codes(given.volume)}"
     oblique = ", oblique: views are the nearest" if is_oblique(given.volume) else ""
-    facts = "; ".join(f"{name} {value}" for name, value in given.facts)
+    facts = ", ".join(f"{name} {value}".strip() for name, value in given.facts)
     return f"{stored}{oblique}." + (f" {facts}." if facts else "")
 
 
@@ -350,12 +349,12 @@ def _histograms(drawn: Sequence[Drawn]) -> Html:
 def _figures(quality: Quality, site: SiteFigures) -> Html:
     if not quality.rows:
         return Html("")
-    first = [row for row in quality.rows if row.judged or _unusual(row)]
+    first = [row for row in quality.rows if row.judged or _unusual(row, site)]
     rest = [row for row in quality.rows if row not in first]
     words = (
         "Dot: this study (◆ review, ✖ fail). Dashed line: bound for review; solid line: bound for "
         "refusal. Bars: 90 % and the middle half of this site's other studies; tick: their median. "
-        "z: robust distance from the median; beyond 3.5 is unusual."
+        f"z: robust distance from the median; beyond {site.limit:g} is unusual."
     )
     parts = [tag("p", words, class_="small")]
     if first:
@@ -368,13 +367,13 @@ def _figures(quality: Quality, site: SiteFigures) -> Html:
     return section("Figures of quality", *parts)
 
 
-def _unusual(row: Row) -> bool:
-    return row.score is not None and abs(row.score) > OUTLYING
+def _unusual(row: Row, site: SiteFigures) -> bool:
+    return row.score is not None and abs(row.score) > site.limit
 
 
 def _figure_table(rows: Sequence[Row], site: SiteFigures) -> Html:
     body = []
-    for row in sorted(rows, key=_urgency):
+    for row in sorted(rows, key=lambda row: _urgency(row, site)):
         image, words, formula = metric_words(row.name)
         unit = UNITS.get(row.unit, row.unit)
         verdict = row.verdict
@@ -402,9 +401,9 @@ def _figure_table(rows: Sequence[Row], site: SiteFigures) -> Html:
     return tag("div", whole, class_="wide")
 
 
-def _urgency(row: Row) -> tuple[int, bool]:
+def _urgency(row: Row, site: SiteFigures) -> tuple[int, bool]:
     order = {"fail": 0, "review": 1}
-    return (order.get(row.verdict, 2), not _unusual(row))
+    return (order.get(row.verdict, 2), not _unusual(row, site))
 
 
 def _done(content: StudyContent) -> Html:
