@@ -31,7 +31,6 @@ from dicom_bridge.seg.expert import OwnMarks
 
 _log = structlog.get_logger(__name__)
 
-REFERENCE = "FLAIR"
 PART = "label.part"
 
 
@@ -157,13 +156,14 @@ class LabelRefresh:
         folder = self._parts.home.study(study.study_key)
         taken = 0
         try:
+            reference = self._parts.settings.imaging.reference
             work = LabelWork(
                 files=tuple(files),
                 sources=self._sources(study),
                 rules=LabelRules(self._parts.settings.labels, self._parts.own(study.study_key)),
                 research=self._parts.home.research,
-                case=CaseFiles(study.subject, study.session),
-                reference=REFERENCE,
+                case=CaseFiles(study.subject, study.session, reference),
+                reference=reference,
                 out=folder / PART,
             )
             read: Sequence[LabelRead] = self._parts.pool.call(read_labels, work)

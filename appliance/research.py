@@ -28,10 +28,12 @@ LABELS, MASKS, TRANSFORMS, QC = "labels", "masks", "transforms", "qc"
 DERIVATIVES = {
     LABELS: "Expert segmentations read from DICOM SEG objects",
     MASKS: "Brain masks",
-    TRANSFORMS: "Rigid transforms to the FLAIR image (ITK text, fixed to moving points, LPS mm)",
+    TRANSFORMS: "Rigid transforms to the reference (ITK text, fixed to moving points, LPS mm)",
     QC: "Quality metrics and decisions",
 }
 RATERS = "raters"
+REFERENCE = "FLAIR"
+"""The reference image where the settings name no other."""
 RATERS_WORDS = "Later segmentations by experts, one per rater, read from DICOM SEG objects"
 
 
@@ -42,7 +44,8 @@ class Name:
     Attributes:
         root: folder below ``research/PROJECT`` that holds the BIDS data set.
         template: file name; ``{case}`` is ``sub-<label>_ses-<label>``, ``{kind}`` the canonical
-            modality, ``{suffix}`` its entities and suffix, ``{rater}`` a rater's label.
+            modality, ``{reference}`` that of the reference image, ``{suffix}`` its entities and
+            suffix, ``{rater}`` a rater's label.
         words: what it is.
         folder: BIDS data type.
     """
@@ -71,8 +74,8 @@ NAMES: Mapping[str, Name] = MappingProxyType(
         ),
         "transform": Name(
             f"derivatives/{TRANSFORMS}",
-            "{case}_from-{kind}_to-FLAIR_mode-image_xfm.txt",
-            "rigid transform from FLAIR points to the image's (ITK, LPS mm)",
+            "{case}_from-{kind}_to-{reference}_mode-image_xfm.txt",
+            "rigid transform from the reference's points to the image's (ITK, LPS mm)",
         ),
         "qc": Name(f"derivatives/{QC}", "{case}_qc.json", "metrics, decision and reasons"),
         "person": Name(
@@ -90,13 +93,15 @@ class CaseFiles:
     Attributes:
         subject: BIDS subject label without ``sub-``.
         session: BIDS session label without ``ses-``.
+        reference: canonical modality of the image on whose grid labels stand.
     """
 
     subject: str
     session: str
+    reference: str = REFERENCE
 
     @classmethod
-    def of(cls, case: str) -> CaseFiles:
+    def of(cls, case: str, reference: str = REFERENCE) -> CaseFiles:
         """The files of a case by its name.
 
         Examples:
@@ -104,7 +109,7 @@ class CaseFiles:
             'bv2'
         """
         subject, _, session = case.removeprefix("sub-").partition("_ses-")
-        return cls(subject, session)
+        return cls(subject, session, reference)
 
     @property
     def case(self) -> str:
@@ -121,19 +126,19 @@ class CaseFiles:
         return self._named("image", kind)
 
     def label(self) -> Path:
-        """The expert's label values on the FLAIR grid."""
-        return self._named("label")
+        """The experts' label values on the reference's grid."""
+        return self._named("label", self.reference)
 
     def rater_label(self, rater: str) -> Path:
-        """One rater's label values on the FLAIR grid; no part of what a data set freezes."""
-        return self._named("rater_label", rater=rater)
+        """One rater's label values on the reference's grid; no part of what a data set freezes."""
+        return self._named("rater_label", self.reference, rater)
 
     def mask(self, kind: str) -> Path:
         """The brain mask on the grid of one image."""
         return self._named("mask", kind)
 
     def transform(self, kind: str) -> Path:
-        """The ITK transform from FLAIR points to the points of another image."""
+        """The ITK transform from the reference's points to the points of another image."""
         return self._named("transform", kind)
 
     def qc(self) -> Path:
@@ -149,10 +154,14 @@ class CaseFiles:
         derived = tuple(Path("derivatives") / name / self.folder for name in DERIVATIVES)
         return (*derived, Path("bids") / self.folder)
 
-    def _named(self, what: str, kind: str = "FLAIR", rater: str = "") -> Path:
+    def _named(self, what: str, kind: str = "", rater: str = "") -> Path:
         name = NAMES[what]
         file = name.template.format(
-            case=self.case, kind=kind, suffix=bids_suffix(kind), rater=rater
+            case=self.case,
+            kind=kind,
+            suffix=bids_suffix(kind),
+            rater=rater,
+            reference=self.reference,
         )
         return Path(name.root) / self.folder / name.folder / file
 

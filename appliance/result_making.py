@@ -34,7 +34,6 @@ from federation.node.site_port import EVALUATED
 if TYPE_CHECKING:
     from appliance.results import ResultsParts
 
-REFERENCE = "FLAIR"
 NOTHING = "the model found nothing"
 
 
@@ -94,7 +93,8 @@ class Maker:
         section = self._parts.settings.results
         return ResultWork(
             mask=mask,
-            image=self._parts.home.research / research.image(REFERENCE),
+            image=self._parts.home.research
+            / research.image(self._parts.settings.imaging.reference),
             source=self._source(study),
             manifest=manifest,
             folder=self.folder(self.key(study.version_key, manifest.id)),
@@ -122,7 +122,8 @@ class Maker:
 
     def _source(self, study: StudyRow) -> SourceSeries:
         identities = self._parts.identities
-        return identities.source(study.study_key, REFERENCE, version=study.version)
+        reference = self._parts.settings.imaging.reference
+        return identities.source(study.study_key, reference, version=study.version)
 
     def _study_of(self, row: ResultRow) -> StudyRow:
         """The study of a result, in the version that was segmented."""

@@ -27,7 +27,7 @@ from appliance.governance import POLICY, Governance
 from appliance.home import Home, load_keys
 from appliance.identity import Identities
 from appliance.intake import Intake, IntakeParts, Spool
-from appliance.label_refresh import REFERENCE, LabelParts, LabelRefresh
+from appliance.label_refresh import LabelParts, LabelRefresh
 from appliance.labels.keeping import KeeperParts, LabelKeeper
 from appliance.operations import Operations, OperationsParts
 from appliance.parts import Part
@@ -330,7 +330,7 @@ class Node:
                 pool=self._pool,
                 audit=self._audit_intake,
                 settling=self._runner.settling,
-                reference=REFERENCE,
+                reference=self.settings.imaging.reference,
             )
         )
 

@@ -28,6 +28,7 @@ from appliance.errors import ApplianceError
 from appliance.settings_base import Section
 from appliance.settings_imaging import (
     BidsSection,
+    FingerprintSection,
     ImagingSection,
     LabelsSection,
     QcSection,
@@ -372,6 +373,7 @@ class Settings(Section):
     series: SeriesSection = SeriesSection()
     qc: QcSection = QcSection()
     bids: BidsSection = BidsSection()
+    fingerprint: FingerprintSection = FingerprintSection()
     resources: ResourcesSection = ResourcesSection()
     retry: RetrySection = RetrySection()
     labels: LabelsSection = LabelsSection()

@@ -191,6 +191,21 @@ class LabelsSection(Section):
         return frozenset(self.codes.values()) | frozenset(self.rois.values())
 
 
+class FingerprintSection(Section):
+    """How `clinode dataset fingerprint` coarsens what a plan may take along."""
+
+    minimum_patients: Annotated[int, Field(ge=2, le=1000)] = 5
+    """A figure that fewer patients share is left out: never one patient's."""
+    spacing_step_mm: Annotated[float, Field(ge=0.001, le=1.0)] = 0.05
+    """Voxel spacings are rounded to multiples of this."""
+    shape_step: Annotated[int, Field(ge=1, le=256)] = 8
+    """Cropped shapes are rounded to multiples of this, voxels."""
+    intensity_step_hu: Literal[1, 2, 4, 8, 16, 32, 64] = 8
+    """Width of a bin of CT intensities."""
+    count_step: Annotated[int, Field(ge=1, le=100)] = 1
+    """Counts of patients and cases are rounded to multiples of this."""
+
+
 class BidsSection(Section):
     """What the data set in the research zone says of persons; nothing unless written here."""
 

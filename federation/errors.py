@@ -69,6 +69,10 @@ class UpdateRefused(FederationError):
     """A model update fails a check: tensors, shapes, types, finite values, weight or norm."""
 
 
+class FingerprintRefused(UpdateRefused):
+    """A data set's fingerprint is not as described, too large, or cannot be merged."""
+
+
 class TensorFileRefused(UpdateRefused):
     """A file is not a well-formed safetensors file within the limits."""
 

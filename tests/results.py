@@ -13,8 +13,7 @@ from appliance.home import Home, create_keys, load_keys
 from appliance.identity import Identities
 from appliance.imaging.volume import Volume
 from appliance.pipeline.pool import WorkerPool
-from appliance.research import CaseFiles
-from appliance.result_making import REFERENCE
+from appliance.research import REFERENCE, CaseFiles
 from appliance.result_states import Instant
 from appliance.results import Results, ResultsParts
 from appliance.settings import Settings, load_settings, settings_from, settings_toml

@@ -131,7 +131,10 @@ class NodeControl(NodeControlServicer):
                 for c in self._operations.components()
             ],
             studies=[pb.StateCount(state=str(s), count=n) for s, n in counts.items() if n],
-            funnel=funnel_message(self._state.funnel(), self._state.studies.count_late()),
+            funnel=funnel_message(
+                self._state.funnel((self._settings.imaging.reference,)),
+                self._state.studies.count_late(),
+            ),
             federation=pb.FederationStatus(
                 coordinator=federation.coordinator,
                 state=federation.state,
@@ -223,7 +226,10 @@ class NodeControl(NodeControlServicer):
         splits = self._splits()
         studies = [
             study_message(
-                row, self._state.studies.runs(row.study_key), splits.get(row.study_key, "")
+                row,
+                self._state.studies.runs(row.study_key),
+                splits.get(row.study_key, ""),
+                self._settings.imaging.reference,
             )
             for row in rows
         ]
@@ -246,6 +252,7 @@ class NodeControl(NodeControlServicer):
             self._state.studies.get(key),
             self._state.studies.runs(key),
             self._splits().get(key, ""),
+            self._settings.imaging.reference,
         )
         results = self._state.results.select(study_key=key)
         return detail_message(

@@ -32,11 +32,11 @@ MODEL_STATES = {
 }
 
 
-def study_message(row: StudyRow, runs: list[StageRun], split: str) -> pb.Study:
+def study_message(row: StudyRow, runs: list[StageRun], split: str, reference: str) -> pb.Study:
     """A study; an input that is missing is said in ``reason`` when it is ready."""
     reason = row.reason
-    if row.state is WAY[-1] and not reason and "FLAIR" not in row.inputs:
-        reason = "input FLAIR missing"
+    if row.state is WAY[-1] and not reason and reference not in row.inputs:
+        reason = f"input {reference} missing"
     return pb.Study(
         key=row.study_key,
         subject=f"sub-{row.subject}",

@@ -177,7 +177,7 @@ class LabelKeeper:
             out.mkdir(mode=0o700, parents=True)
             work = MakeWork(
                 research=parts.home.research,
-                files=CaseFiles(study.subject, study.session),
+                files=CaseFiles(study.subject, study.session, parts.reference),
                 reference=parts.reference,
                 fresh=tuple(named.items()),
                 section=parts.section,
@@ -204,7 +204,7 @@ class LabelKeeper:
         parts = self._parts
         ensure_tree(parts.home)
         held = self.held(study)
-        label = CaseFiles(study.subject, study.session).label()
+        label = CaseFiles(study.subject, study.session, parts.reference).label()
         for source, target in pairs:
             if held and target in (label, sidecar(label)):
                 continue

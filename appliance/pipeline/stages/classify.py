@@ -1,8 +1,13 @@
-"""received -> classified: which series is the FLAIR, the T1w, an expert's segmentation."""
+"""received -> classified: which series is the FLAIR, the T1w, an expert's segmentation.
+
+For a site whose images are no heads nothing is defaced, so no series may come near a face: only
+series whose header names a part of `FACELESS` go on.
+"""
 
 from __future__ import annotations
 
 from collections import Counter
+from collections.abc import Mapping
 from pathlib import Path
 
 from appliance.labels.reading import LabelRules, expert_files
@@ -18,12 +23,17 @@ from dicom_bridge.classify import (
 )
 from dicom_bridge.errors import DataRefused
 
+FACELESS = frozenset({"prostate", "abdomen", "chest", "hip", "knee", "leg", "arm", "shoulder"})
+"""Body parts (`dicom_bridge.classify.bodypart`) whose images hold no face: neither the head nor
+the neck, the spine (its upper end shows the jaw), the whole body, or a part that nobody named."""
+
 
 def run(work: StageWork) -> StageResult:
     """Read headers, name the series, pick the inputs and the labels.
 
     Raises:
-        DataRefused: unreadable instances, no wanted series, or an ambiguous choice.
+        DataRefused: unreadable instances, no wanted series, an ambiguous choice, or a series that
+            may show a face where nothing is defaced.
     """
     scan = scan_study(work.received, site_names(work.settings.series))
     if scan.unreadable:
@@ -31,9 +41,11 @@ def run(work: StageWork) -> StageResult:
             f"{len(scan.unreadable)} instances cannot be read (truncated or no DICOM): "
             "ask the PACS for them again"
         )
-    wanted = [SeriesKind(kind) for kind in work.settings.imaging.inputs]
-    choices = choose_inputs(scan, wanted)
+    section = work.settings.imaging
+    choices = choose_inputs(scan, [SeriesKind(kind) for kind in section.inputs], section.body_part)
     chosen = {kind: item.series for kind, item in choices.items() if item.series is not None}
+    if section.body_part == "other":
+        refuse_faces({kind: item.classification.body_part for kind, item in chosen.items()})
     labels, notes = expert_files(scan, LabelRules(work.settings.labels, work.own))
     inputs = {
         kind.value: tuple(_relative(path, work) for path in series.files)
@@ -51,6 +63,23 @@ def run(work: StageWork) -> StageResult:
         },
         detail=", ".join(f"{count} {kind}" for kind, count in sorted(kinds.items())),
     )
+
+
+def refuse_faces(parts: Mapping[SeriesKind, str]) -> None:
+    """Refuse series of parts that may show a face.
+
+    Args:
+        parts: body part by kind, from the closed vocabulary of the classification.
+
+    Raises:
+        DataRefused: with the kinds and their parts.
+    """
+    found = [f"{kind.value}: {part}" for kind, part in parts.items() if part not in FACELESS]
+    if found:
+        raise DataRefused(
+            f"a face may be in the images ({', '.join(found)}) and body_part 'other' defaces"
+            f" nothing: accepted are series whose header says {', '.join(sorted(FACELESS))}"
+        )
 
 
 def site_names(section: SeriesSection) -> tuple[SiteName, ...]:

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import json
 import shutil
+from collections.abc import Mapping
 
 from appliance.labels.staged import write_labels
 from appliance.pipeline.stages.selection import read_selection
@@ -15,7 +16,8 @@ from appliance.pipeline.work import SOURCE_PREFIX, StageResult, StageWork
 from dicom_bridge.convert import Converted, convert_series
 from federation.canonical import JSON
 
-REFERENCE = "FLAIR"
+FRAMES_FILE = "frames.json"
+"""Which images share a frame of reference: a number by canonical modality, 0 for unknown."""
 
 
 def run(work: StageWork) -> StageResult:
@@ -33,6 +35,8 @@ def run(work: StageWork) -> StageResult:
         source = json.dumps(converted[kind].source.to_json())
         (work.out / f"{SOURCE_PREFIX}{kind}.json").write_text(source, encoding="utf-8")
     shutil.rmtree(scratch, ignore_errors=True)
+    frames = frames_of({k: made.source.FrameOfReferenceUID for k, made in converted.items()})
+    (work.out / FRAMES_FILE).write_text(json.dumps(frames), encoding="utf-8")
     sources = {kind: made.source for kind, made in converted.items()}
     labels = write_labels(work, selection.labels, sources)
     engines: JSON = {
@@ -54,3 +58,14 @@ def run(work: StageWork) -> StageResult:
         },
         detail="; ".join(f"{kind} by {made.engine}" for kind, made in converted.items()),
     )
+
+
+def frames_of(uids: Mapping[str, str]) -> dict[str, int]:
+    """Frames of reference as numbers from 1 in the order of their first image; 0 for unknown.
+
+    Examples:
+        >>> frames_of({"T2w": "1.2", "ADC": "1.2", "DWI": "1.3", "CT": ""})
+        {'T2w': 1, 'ADC': 1, 'DWI': 2, 'CT': 0}
+    """
+    known = {uid: place for place, uid in enumerate(dict.fromkeys(filter(None, uids.values())), 1)}
+    return {kind: known.get(uid, 0) for kind, uid in uids.items()}

@@ -16,7 +16,6 @@ import nibabel
 from appliance.errors import StageFailed
 from appliance.labels.making import label_map, label_sidecar
 from appliance.labels.staged import agree_labels
-from appliance.pipeline.stages.convert import REFERENCE
 from appliance.pipeline.stages.deidentify import PERSON_FILE
 from appliance.pipeline.states import Stage
 from appliance.pipeline.work import QC_FILE, TREE, StageResult, StageWork
@@ -33,7 +32,7 @@ def run(work: StageWork) -> StageResult:
     Raises:
         StageFailed: an image carries header text or an extension, and must not cross.
     """
-    files = CaseFiles(work.subject, work.session)
+    files = CaseFiles(work.subject, work.session, work.settings.imaging.reference)
     tree = work.out / TREE
     defaced, registered = work.of(Stage.DEFACE), work.of(Stage.REGISTER)
     count = 0
@@ -45,9 +44,11 @@ def run(work: StageWork) -> StageResult:
         target = tree / files.image(kind)
         compress(image, target)
         _copy(work.of(Stage.DEIDENTIFY) / f"{kind}.json", sidecar(target))
-        mask = tree / files.mask(kind)
-        compress(defaced / f"{kind}-brain.nii", mask)
-        _describe(mask, files, kind, {"Type": "Brain", "Description": "Brain mask"})
+        brain = defaced / f"{kind}-brain.nii"
+        if brain.exists():
+            mask = tree / files.mask(kind)
+            compress(brain, mask)
+            _describe(mask, files, kind, {"Type": "Brain", "Description": "Brain mask"})
         transform = registered / f"{kind}.txt"
         if transform.exists():
             _copy(transform, tree / files.transform(kind))
@@ -65,7 +66,7 @@ def run(work: StageWork) -> StageResult:
 
 def _labels(work: StageWork, files: CaseFiles) -> tuple[bool, dict[str, JSON]]:
     """The raters' labels and the one made of them, on the reference image's grid."""
-    made = agree_labels(work, REFERENCE)
+    made = agree_labels(work, files.reference)
     section = work.settings.labels
     meaning = label_map(section.codes, section.rois)
     tree = work.out / TREE
@@ -77,7 +78,7 @@ def _labels(work: StageWork, files: CaseFiles) -> tuple[bool, dict[str, JSON]]:
         images.append((made.label, tree / files.label(), made.document))
     for source, target, document in images:
         compress(source, target)
-        text = json.dumps(label_sidecar(files, REFERENCE, document, meaning), indent=2)
+        text = json.dumps(label_sidecar(files, files.reference, document, meaning), indent=2)
         sidecar(target).write_text(text + "\n", encoding="utf-8")
     facts: dict[str, JSON] = {"raters": len(made.raters), "notes": list(made.notes)}
     consensus = made.document.get("Consensus")
