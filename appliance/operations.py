@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 
 from appliance.control.operations import (
     ComponentView,
@@ -22,6 +23,7 @@ from appliance.errors import NotFound
 from appliance.home import Home
 from appliance.identity import Identities
 from appliance.intake import Intake, criteria_of
+from appliance.labels.importing import Imported, ImportOptions, LabelImport
 from appliance.pipeline.runner import Runner
 from appliance.pipeline.states import Stage
 from appliance.pipeline.work import QC_FILE, STAGES
@@ -46,6 +48,7 @@ class OperationsParts:
         runner: the pipeline.
         datasets: data sets.
         preparer: prepared folders.
+        imports: masks that the custodian imports.
         results: segmentations.
         components: the service's parts now.
         federation: the link to the coordinator now.
@@ -60,6 +63,7 @@ class OperationsParts:
     runner: Runner
     datasets: Datasets
     preparer: Preparer
+    imports: LabelImport
     results: Results
     components: Callable[[], Sequence[ComponentView]]
     federation: Callable[[], FederationView]
@@ -152,6 +156,14 @@ class Operations:
     def freeze_dataset(self, name: str) -> DatasetRow:
         """Fix members and split."""
         return self._parts.datasets.freeze(name)
+
+    def import_labels(self, table: Path, options: ImportOptions) -> Iterator[Imported]:
+        """Import a table of masks, row by row.
+
+        Raises:
+            NotAllowed: the table cannot be used.
+        """
+        return self._parts.imports.run(table, options)
 
     def withdraw(self, study_key: str, *, reason: str) -> StudyRow:
         """Erase a study for every later use; a running stage's result is dropped."""

@@ -28,6 +28,7 @@ from appliance.home import Home, load_keys
 from appliance.identity import Identities
 from appliance.intake import Intake, IntakeParts, Spool
 from appliance.label_refresh import LabelParts, LabelRefresh
+from appliance.labels.importing import ImportParts, LabelImport
 from appliance.labels.keeping import KeeperParts, LabelKeeper
 from appliance.operations import Operations, OperationsParts
 from appliance.parts import Part
@@ -138,6 +139,7 @@ class Node:
         self._results = self._make_results()
         self._keeper = self._make_keeper()
         self._labels = self._make_labels()
+        self._imports = self._make_imports()
         self.site = self._make_site()
         self.operations = self._make_operations()
         self._receiver: Receiving | None = None
@@ -158,6 +160,7 @@ class Node:
         self._runner.recover()
         self._results.recover()
         self._labels.recover()
+        self._imports.recover()
         port = self._start_receiver()
         targets: Mapping[str, Callable[[threading.Event], None]] = {
             "intake": self._intake.run,
@@ -334,6 +337,19 @@ class Node:
             )
         )
 
+    def _make_imports(self) -> LabelImport:
+        return LabelImport(
+            ImportParts(
+                state=self.state,
+                home=self.home,
+                identities=self.identities,
+                pool=self._pool,
+                keeper=self._keeper,
+                section=self.settings.labels,
+                reference=self.settings.imaging.reference,
+            )
+        )
+
     def _make_operations(self) -> Operations:
         return Operations(
             OperationsParts(
@@ -345,6 +361,7 @@ class Node:
                 runner=self._runner,
                 datasets=self.datasets,
                 preparer=self._preparer,
+                imports=self._imports,
                 results=self._results,
                 components=self._components,
                 federation=self._federation_view,

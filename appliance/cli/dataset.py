@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import sys
+from collections import Counter
+from pathlib import Path
 from typing import Annotated
 
 import typer
@@ -78,6 +81,58 @@ def freeze(ctx: typer.Context, name: Name, reason: Reason = "", json: Json = Fal
     """Fix the members and the split for good."""
     with NodeClient(ctx.obj) as client:
         _show(client.freeze_dataset(name, reason), json)
+
+
+@app.command("import-labels")
+def import_labels(
+    ctx: typer.Context,
+    table: Annotated[
+        Path, typer.Argument(help="CSV or TSV: the mask, its study and series; see the manual.")
+    ],
+    accept_empty: Annotated[
+        bool, typer.Option("--accept-empty", help="Empty masks are true negatives.")
+    ] = False,
+    accept_doubtful: Annotated[
+        bool, typer.Option("--accept-doubtful", help="Take labels outside the brain.")
+    ] = False,
+    dry_run: Annotated[bool, typer.Option("--dry-run", help="Look, and keep nothing.")] = False,
+    reason: Reason = "",
+    json: Json = False,
+) -> None:
+    """Import NIfTI masks as labels of ready studies."""
+    request = pb.ImportLabelsRequest(
+        table=str(table.absolute()),
+        dry_run=dry_run,
+        accept_empty=accept_empty,
+        accept_doubtful=accept_doubtful,
+        reason=reason,
+    )
+    rows = []
+    with NodeClient(ctx.obj) as client:
+        for row in client.import_labels(request):
+            rows.append(row)
+            if sys.stderr.isatty():
+                sys.stderr.write(f"\r{len(rows)} of {row.total}")
+    if sys.stderr.isatty():
+        sys.stderr.write("\n")
+    counts = Counter(row.outcome for row in rows)
+    if json:
+        print_json({"rows": [as_json(row) for row in rows], "counts": dict(counts)})
+    else:
+        print_table(
+            ("line", "study", "series", "outcome", "ml", "lesions", "why"),
+            (
+                (
+                    *(r.line, r.study, r.modality, r.outcome, f"{r.volume_ml:.3f}", r.lesions),
+                    "; ".join([r.reason, *r.notes]).strip("; "),
+                )
+                for r in rows
+            ),
+            empty="the table has no row",
+        )
+        print_lines(", ".join(f"{count} {name}" for name, count in sorted(counts.items())))
+    if counts["refused"] or counts["review"]:
+        raise typer.Exit(1)
 
 
 @app.command()

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import getpass
 import os
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from types import TracebackType
 from typing import TypeVar, cast
@@ -121,6 +121,13 @@ class NodeClient:
         """Fix a data set's members and its split."""
         request = pb.ActionRequest(key=name, reason=reason)
         return self._call(self._stub.FreezeDataset, request, 120.0)
+
+    def import_labels(self, request: pb.ImportLabelsRequest) -> Iterator[pb.ImportedLabel]:
+        """Import a table of masks; gives each row as soon as it is done."""
+        try:
+            yield from self._stub.ImportLabels(request, metadata=self._metadata)
+        except grpc.RpcError as error:
+            raise control_error(error, "node", "clinode node run") from None
 
     def plans(self) -> pb.PlanList:
         """The training plans that were offered."""

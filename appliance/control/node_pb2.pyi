@@ -942,6 +942,92 @@ class DatasetList(_message.Message):
 Global___DatasetList: _TypeAlias = DatasetList  # noqa: Y015
 
 @_typing.final
+class ImportLabelsRequest(_message.Message):
+    """A table on this machine whose rows name masks and the series they belong to. The node reads the
+    table and the masks with its own rights; original identifiers stay in the table.
+    """
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    TABLE_FIELD_NUMBER: _builtins.int
+    DRY_RUN_FIELD_NUMBER: _builtins.int
+    ACCEPT_EMPTY_FIELD_NUMBER: _builtins.int
+    ACCEPT_DOUBTFUL_FIELD_NUMBER: _builtins.int
+    REASON_FIELD_NUMBER: _builtins.int
+    table: _builtins.str
+    """absolute path"""
+    dry_run: _builtins.bool
+    accept_empty: _builtins.bool
+    accept_doubtful: _builtins.bool
+    reason: _builtins.str
+    def __init__(
+        self,
+        *,
+        table: _builtins.str = ...,
+        dry_run: _builtins.bool = ...,
+        accept_empty: _builtins.bool = ...,
+        accept_doubtful: _builtins.bool = ...,
+        reason: _builtins.str = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["accept_doubtful", b"accept_doubtful", "accept_empty", b"accept_empty", "dry_run", b"dry_run", "reason", b"reason", "table", b"table"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___ImportLabelsRequest: _TypeAlias = ImportLabelsRequest  # noqa: Y015
+
+@_typing.final
+class ImportedLabel(_message.Message):
+    """One row, as soon as it is done."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    LINE_FIELD_NUMBER: _builtins.int
+    STUDY_FIELD_NUMBER: _builtins.int
+    MODALITY_FIELD_NUMBER: _builtins.int
+    OUTCOME_FIELD_NUMBER: _builtins.int
+    REASON_FIELD_NUMBER: _builtins.int
+    NOTES_FIELD_NUMBER: _builtins.int
+    VOLUME_ML_FIELD_NUMBER: _builtins.int
+    LESIONS_FIELD_NUMBER: _builtins.int
+    TOTAL_FIELD_NUMBER: _builtins.int
+    line: _builtins.int
+    """of the table"""
+    study: _builtins.str
+    """key; empty where no study is meant"""
+    modality: _builtins.str
+    outcome: _builtins.str
+    """taken, kept, review, refused, fits"""
+    reason: _builtins.str
+    volume_ml: _builtins.float
+    lesions: _builtins.int
+    total: _builtins.int
+    """rows of the table"""
+    @_builtins.property
+    def notes(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]: ...
+    def __init__(
+        self,
+        *,
+        line: _builtins.int = ...,
+        study: _builtins.str = ...,
+        modality: _builtins.str = ...,
+        outcome: _builtins.str = ...,
+        reason: _builtins.str = ...,
+        notes: _abc.Iterable[_builtins.str] | None = ...,
+        volume_ml: _builtins.float = ...,
+        lesions: _builtins.int = ...,
+        total: _builtins.int = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["lesions", b"lesions", "line", b"line", "modality", b"modality", "notes", b"notes", "outcome", b"outcome", "reason", b"reason", "study", b"study", "total", b"total", "volume_ml", b"volume_ml"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___ImportedLabel: _TypeAlias = ImportedLabel  # noqa: Y015
+
+@_typing.final
 class Plan(_message.Message):
     DESCRIPTOR: _descriptor.Descriptor
 

@@ -124,6 +124,11 @@ class NodeControlStub:
                 request_serializer=appliance_dot_control_dot_node__pb2.ActionRequest.SerializeToString,
                 response_deserializer=appliance_dot_control_dot_node__pb2.ActionReply.FromString,
                 _registered_method=True)
+        self.ImportLabels = channel.unary_stream(
+                '/clinode.node.v1.NodeControl/ImportLabels',
+                request_serializer=appliance_dot_control_dot_node__pb2.ImportLabelsRequest.SerializeToString,
+                response_deserializer=appliance_dot_control_dot_node__pb2.ImportedLabel.FromString,
+                _registered_method=True)
         self.ListPlans = channel.unary_unary(
                 '/clinode.node.v1.NodeControl/ListPlans',
                 request_serializer=appliance_dot_control_dot_node__pb2.ListRequest.SerializeToString,
@@ -312,6 +317,12 @@ class NodeControlServicer:
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
+    def ImportLabels(self, request, context):
+        """Missing associated documentation comment in .proto file."""
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
     def ListPlans(self, request, context):
         """Missing associated documentation comment in .proto file."""
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
@@ -494,6 +505,11 @@ def add_NodeControlServicer_to_server(servicer, server):
                     servicer.RevokeDataset,
                     request_deserializer=appliance_dot_control_dot_node__pb2.ActionRequest.FromString,
                     response_serializer=appliance_dot_control_dot_node__pb2.ActionReply.SerializeToString,
+            ),
+            'ImportLabels': grpc.unary_stream_rpc_method_handler(
+                    servicer.ImportLabels,
+                    request_deserializer=appliance_dot_control_dot_node__pb2.ImportLabelsRequest.FromString,
+                    response_serializer=appliance_dot_control_dot_node__pb2.ImportedLabel.SerializeToString,
             ),
             'ListPlans': grpc.unary_unary_rpc_method_handler(
                     servicer.ListPlans,
@@ -1057,6 +1073,33 @@ class NodeControl:
             '/clinode.node.v1.NodeControl/RevokeDataset',
             appliance_dot_control_dot_node__pb2.ActionRequest.SerializeToString,
             appliance_dot_control_dot_node__pb2.ActionReply.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def ImportLabels(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_stream(
+            request,
+            target,
+            '/clinode.node.v1.NodeControl/ImportLabels',
+            appliance_dot_control_dot_node__pb2.ImportLabelsRequest.SerializeToString,
+            appliance_dot_control_dot_node__pb2.ImportedLabel.FromString,
             options,
             channel_credentials,
             insecure,

@@ -53,6 +53,7 @@ class NodeControlStub:
     FreezeDataset: _grpc.UnaryUnaryMultiCallable[_node_pb2.ActionRequest, _node_pb2.Dataset]
     ApproveDataset: _grpc.UnaryUnaryMultiCallable[_node_pb2.ActionRequest, _node_pb2.ActionReply]
     RevokeDataset: _grpc.UnaryUnaryMultiCallable[_node_pb2.ActionRequest, _node_pb2.ActionReply]
+    ImportLabels: _grpc.UnaryStreamMultiCallable[_node_pb2.ImportLabelsRequest, _node_pb2.ImportedLabel]
     ListPlans: _grpc.UnaryUnaryMultiCallable[_node_pb2.ListRequest, _node_pb2.PlanList]
     ShowPlan: _grpc.UnaryUnaryMultiCallable[_node_pb2.ItemRequest, _node_pb2.Plan]
     ApprovePlan: _grpc.UnaryUnaryMultiCallable[_node_pb2.ActionRequest, _node_pb2.ActionReply]
@@ -90,6 +91,7 @@ class NodeControlAsyncStub(NodeControlStub):
     FreezeDataset: _aio.UnaryUnaryMultiCallable[_node_pb2.ActionRequest, _node_pb2.Dataset]  # type: ignore[assignment]
     ApproveDataset: _aio.UnaryUnaryMultiCallable[_node_pb2.ActionRequest, _node_pb2.ActionReply]  # type: ignore[assignment]
     RevokeDataset: _aio.UnaryUnaryMultiCallable[_node_pb2.ActionRequest, _node_pb2.ActionReply]  # type: ignore[assignment]
+    ImportLabels: _aio.UnaryStreamMultiCallable[_node_pb2.ImportLabelsRequest, _node_pb2.ImportedLabel]  # type: ignore[assignment]
     ListPlans: _aio.UnaryUnaryMultiCallable[_node_pb2.ListRequest, _node_pb2.PlanList]  # type: ignore[assignment]
     ShowPlan: _aio.UnaryUnaryMultiCallable[_node_pb2.ItemRequest, _node_pb2.Plan]  # type: ignore[assignment]
     ApprovePlan: _aio.UnaryUnaryMultiCallable[_node_pb2.ActionRequest, _node_pb2.ActionReply]  # type: ignore[assignment]
@@ -232,6 +234,13 @@ class NodeControlServicer(metaclass=_abc_1.ABCMeta):
         request: _node_pb2.ActionRequest,
         context: _ServicerContext,
     ) -> _typing.Union[_node_pb2.ActionReply, _abc.Awaitable[_node_pb2.ActionReply]]: ...
+
+    @_abc_1.abstractmethod
+    def ImportLabels(
+        self,
+        request: _node_pb2.ImportLabelsRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_abc.Iterator[_node_pb2.ImportedLabel], _abc.AsyncIterator[_node_pb2.ImportedLabel]]: ...
 
     @_abc_1.abstractmethod
     def ListPlans(

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Protocol
 
 from appliance.erasure import PatientGone
 from appliance.identity import REFUSAL
+from appliance.labels.importing import Imported, ImportOptions
 from appliance.store import DatasetRow, ResultRow, StudyRow
 from dicom_bridge.net.model import StudyMatch
 
@@ -145,6 +147,10 @@ class NodeOperations(Protocol):
 
     def freeze_dataset(self, name: str) -> DatasetRow:
         """Fix members and split."""
+        ...
+
+    def import_labels(self, table: Path, options: ImportOptions) -> Iterator[Imported]:
+        """Import a table of masks, row by row."""
         ...
 
     def withdraw(self, study_key: str, *, reason: str) -> StudyRow:

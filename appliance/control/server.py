@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import shutil
-from collections.abc import Callable
+from collections import Counter
+from collections.abc import Callable, Iterator
 from concurrent import futures
-from contextlib import suppress
+from contextlib import contextmanager, suppress
 from functools import wraps
 from importlib.metadata import version
 from pathlib import Path
@@ -30,6 +31,7 @@ from appliance.control.views import (
     dataset_message,
     detail_message,
     funnel_message,
+    imported_message,
     model_message,
     plan_message,
     result_detail,
@@ -40,11 +42,14 @@ from appliance.control.views import (
 from appliance.errors import ApplianceError, ControlError, NotAllowed, NotFound
 from appliance.governance import Governance
 from appliance.home import Home
+from appliance.labels.importing import ImportOptions
+from appliance.labels.table import DOUBTFUL, EMPTY
 from appliance.pipeline.states import Event, State
 from appliance.settings import Settings
 from appliance.store import DatasetState, Decision, NodeState, ResultRow, ResultState
 from dicom_bridge.errors import DicomBridgeError
 from federation.audit_chain import AuditChain, AuditEntry, ChainWatch, read_entries, tail, verify
+from federation.canonical import JSON
 from federation.clock import stamp, utc_now
 from federation.errors import FederationError
 
@@ -61,19 +66,38 @@ def answering(method: Callable[[Any, Any, Any], R]) -> Callable[[Any, Any, Any],
 
     @wraps(method)
     def _call(self: Any, request: Any, context: Any) -> R:  # noqa: ANN401
-        try:
+        with _told(context, method.__name__):
             return method(self, request, context)
-        except NotFound as error:
-            _abort(context, grpc.StatusCode.NOT_FOUND, str(error))
-        except NotAllowed as error:
-            _abort(context, grpc.StatusCode.FAILED_PRECONDITION, str(error))
-        except (ApplianceError, DicomBridgeError, FederationError) as error:
-            _abort(context, grpc.StatusCode.ABORTED, str(error))
-        except Exception as error:  # edge: a control call must not end the service
-            log.error("control call failed", call=method.__name__, error=type(error).__name__)
-            _abort(context, grpc.StatusCode.INTERNAL, f"internal error ({type(error).__name__})")
 
     return _call
+
+
+def answering_each(
+    method: Callable[[Any, Any, Any], Iterator[R]],
+) -> Callable[[Any, Any, Any], Iterator[R]]:
+    """As `answering`, of a call that answers several times."""
+
+    @wraps(method)
+    def _call(self: Any, request: Any, context: Any) -> Iterator[R]:  # noqa: ANN401
+        with _told(context, method.__name__):
+            yield from method(self, request, context)
+
+    return _call
+
+
+@contextmanager
+def _told(context: grpc.ServicerContext, call: str) -> Iterator[None]:
+    try:
+        yield
+    except NotFound as error:
+        _abort(context, grpc.StatusCode.NOT_FOUND, str(error))
+    except NotAllowed as error:
+        _abort(context, grpc.StatusCode.FAILED_PRECONDITION, str(error))
+    except (ApplianceError, DicomBridgeError, FederationError) as error:
+        _abort(context, grpc.StatusCode.ABORTED, str(error))
+    except Exception as error:  # edge: a control call must not end the service
+        log.error("control call failed", call=call, error=type(error).__name__)
+        _abort(context, grpc.StatusCode.INTERNAL, f"internal error ({type(error).__name__})")
 
 
 def _abort(context: grpc.ServicerContext, code: grpc.StatusCode, text: str) -> NoReturn:
@@ -358,6 +382,27 @@ class NodeControl(NodeControlServicer):
             {"hash": row.hash, "cases": row.cases, "reason": request.reason},
         )
         return dataset_message(row)
+
+    @answering_each
+    def ImportLabels(
+        self, request: pb.ImportLabelsRequest, context: grpc.ServicerContext
+    ) -> Iterator[pb.ImportedLabel]:
+        """Masks that a table names, row by row; what was done is in the audit log at the end."""
+        accepted = {EMPTY: request.accept_empty, DOUBTFUL: request.accept_doubtful}
+        options = ImportOptions(
+            frozenset(word for word, given in accepted.items() if given), request.dry_run
+        )
+        counts: Counter[str] = Counter()
+        try:
+            for row in self._operations.import_labels(Path(request.table), options):
+                counts[row.outcome] += 1
+                yield imported_message(row)
+        finally:
+            if counts:
+                detail: dict[str, JSON] = {**counts, "dry_run": request.dry_run}
+                detail |= {"accepted": sorted(options.accept), "reason": request.reason}
+                self._audit.append(actor_of(context), "labels.imported", "table", detail)
+                self._operations.wake()
 
     @answering
     def ApproveDataset(

@@ -6,6 +6,7 @@ import json
 
 from appliance.control import node_pb2 as pb
 from appliance.control.operations import QcView
+from appliance.labels.importing import Imported
 from appliance.pipeline.states import WAY
 from appliance.store import (
     Commitment,
@@ -85,6 +86,21 @@ def detail_message(
         qc_reasons=qc.reasons,
         files=files,
         results=[result_message(row) for row in results],
+    )
+
+
+def imported_message(row: Imported) -> pb.ImportedLabel:
+    """One row of an imported table."""
+    return pb.ImportedLabel(
+        line=row.line,
+        study=row.study,
+        modality=row.modality,
+        outcome=row.outcome,
+        reason=row.reason,
+        notes=row.notes,
+        volume_ml=row.volume_ml,
+        lesions=row.lesions,
+        total=row.total,
     )
 
 

@@ -29,6 +29,9 @@ from appliance.erasure import PatientGone
 from appliance.errors import NotFound
 from appliance.governance import Governance
 from appliance.home import Home
+from appliance.labels.importing import Imported, ImportOptions
+from appliance.labels.table import BadRow
+from appliance.labels.table import read_table as table_rows
 from appliance.pipeline.states import ARROWS, Event, Stage, State
 from appliance.result_states import Verb
 from appliance.settings import default_settings
@@ -97,6 +100,17 @@ class InMemoryOperations:
             for s in self.state.studies.select(state=State.READY)
         ]
         return self.state.datasets.freeze(name, members, content_hash="1" * 64, splits={})
+
+    def import_labels(self, table: Path, options: ImportOptions) -> Iterator[Imported]:
+        rows = table_rows(table)
+        for number, row in enumerate(rows, start=1):
+            if isinstance(row, BadRow):
+                yield Imported(row.line, reason=row.words, total=len(rows))
+                continue
+            outcome = "fits" if options.dry_run else "taken"
+            done = Imported(row.line, row.study, row.modality, outcome, total=len(rows))
+            waits = number == 2 and "empty" not in options.accept
+            yield replace(done, outcome="review", reason="empty") if waits else done
 
     def withdraw(self, study_key: str, *, reason: str) -> StudyRow:
         return self.state.studies.apply(study_key, Event.WITHDRAW, reason=reason)
