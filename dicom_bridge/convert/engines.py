@@ -20,7 +20,7 @@ from pydicom.dataset import Dataset
 from pydicom.uid import ExplicitVRLittleEndian
 
 from dicom_bridge.convert.dcmtk import decode_with_dcmtk
-from dicom_bridge.convert.frames import READ_ERRORS
+from dicom_bridge.convert.frames import READ_ERRORS, attribute
 from dicom_bridge.convert.libraries import configure_dicom2nifti
 from dicom_bridge.convert.pixels import Pixels
 from dicom_bridge.convert.split import Run
@@ -160,7 +160,9 @@ def with_dcm2niix(run: Run, work: Path) -> list[EngineVolume]:
         _write_plain(run, source)
     except READ_ERRORS as error:
         raise EngineRefused(f"instances cannot be rewritten ({type(error).__name__})") from None
-    command = [dcm2niix.bin, "-z", "n", "-b", "n", "-p", "n", "-f", "volume", "-o", str(target)]
+    precise = "n" if _philips(run.frames[0].dataset) else "y"
+    options = ["-z", "n", "-b", "n", "-p", precise, "-f", "volume", "-o", str(target)]
+    command = [dcm2niix.bin, *options]
     try:
         done = subprocess.run(
             [*command, str(source)], capture_output=True, timeout=DCM2NIIX_SECONDS, check=False
@@ -175,6 +177,14 @@ def with_dcm2niix(run: Run, work: Path) -> list[EngineVolume]:
             f"dcm2niix made {len(made)} images with return code {done.returncode}: expected one"
         )
     return [_loaded(path, dcm2niix.__version__) for path in made]
+
+
+def _philips(dataset: Dataset) -> bool:
+    """Whether dcm2niix would scale by Philips' private slope instead of RescaleSlope.
+
+    `-p n` stops that, but makes it take the first slice's slope for all where slopes differ.
+    """
+    return "philips" in str(attribute(dataset, "Manufacturer") or "").lower()
 
 
 def _loaded(path: Path, version: str) -> EngineVolume:

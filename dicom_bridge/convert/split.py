@@ -69,8 +69,8 @@ def split_runs(frames: Sequence[Frame], *, content: Content, minimum: int) -> li
         return [Run((_stack([place[0] for place in places], minimum),))]
     if len(places) < minimum:
         raise DataRefused(
-            f"too few slices: {len(frames)} images at {len(places)} slice positions, a volume "
-            f"needs at least {minimum}"
+            f"too few slices: {len(frames)} images at {len(places)} of the at least {minimum} "
+            "slice positions that a volume needs"
         )
     if len({frame.variation[IMAGE_TYPE] for frame in frames}) > 1:
         raise DataRefused(mixed_words(frames, places))

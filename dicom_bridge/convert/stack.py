@@ -208,7 +208,7 @@ def stack_frames(
     order = drop_repeats(frames, heights, alike)
     if len(order) < minimum:
         raise DataRefused(
-            f"too few slices: {len(order)} positions, a volume needs at least {minimum}"
+            f"too few slices: {len(order)} of the at least {minimum} that a volume needs"
         )
     chosen = tuple(frames[index] for index in order)
     if len(order) == 1:

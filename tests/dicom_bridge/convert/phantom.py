@@ -8,7 +8,7 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 from pydicom.dataset import Dataset, FileMetaDataset
-from pydicom.uid import ExplicitVRLittleEndian, MRImageStorage
+from pydicom.uid import EnhancedMRImageStorage, ExplicitVRLittleEndian, MRImageStorage
 
 # Blobs in patient coordinates (LPS, mm): centre, radius, added intensity.
 LEFT = (np.array([28.0, 3.0, -4.0]), 9.0, 900)
@@ -172,3 +172,37 @@ def series(folder: Path, layout: Layout | None = None, **changes: object) -> lis
         save(instance(layout, index, **changes), folder / f"{index:03d}.dcm")
         for index in range(layout.slices)
     ]
+
+
+def enhanced(layout: Layout, **changes: object) -> Dataset:
+    """The whole series as one enhanced instance; frames in the order of the numbers."""
+    order = range(layout.slices - 1, -1, -1) if layout.reverse_numbers else range(layout.slices)
+    moved = ("ImagePositionPatient", "ImageOrientationPatient", "PixelSpacing", "SliceThickness")
+    values = [intensity(layout.points(index)).astype("<u2") for index in order]
+    dataset = instance(
+        layout,
+        0,
+        **dict.fromkeys(moved),
+        SOPClassUID=EnhancedMRImageStorage,
+        NumberOfFrames=layout.slices,
+        InstanceNumber=1,
+        PixelData=np.stack(values).tobytes(),
+    )
+    shared, measures, orientation = Dataset(), Dataset(), Dataset()
+    measures.PixelSpacing = [f"{value:g}" for value in layout.spacing]
+    measures.SliceThickness = f"{layout.thickness:g}"
+    orientation.ImageOrientationPatient = [f"{value:.6f}" for value in layout.orientation]
+    shared.PixelMeasuresSequence, shared.PlaneOrientationSequence = [measures], [orientation]
+    dataset.SharedFunctionalGroupsSequence = [shared]
+    frames = []
+    for number, index in enumerate(order, start=1):
+        frame, place, content = Dataset(), Dataset(), Dataset()
+        place.ImagePositionPatient = [f"{value:.5f}" for value in layout.position(index)]
+        content.StackID, content.InStackPositionNumber = "1", number
+        content.DimensionIndexValues = [1, number]
+        frame.PlanePositionSequence, frame.FrameContentSequence = [place], [content]
+        frames.append(frame)
+    dataset.PerFrameFunctionalGroupsSequence = frames
+    for keyword, value in changes.items():
+        setattr(dataset, keyword, value)
+    return dataset
