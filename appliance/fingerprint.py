@@ -6,20 +6,20 @@ cases. Nothing is written; `federation.fingerprint` says what may travel.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Collection, Iterable, Iterator
 from pathlib import Path
 
 import numpy as np
 from numpy.typing import NDArray
 
-from appliance.datasets import TRAIN
+from appliance.datasets import TRAIN, usable_members
 from appliance.errors import ImageRefused, NotAllowed
 from appliance.home import Home
 from appliance.imaging.grid import grid_of, same_grid, to_ras
 from appliance.imaging.volume import Volume, load_volume
 from appliance.research import CaseFiles
 from appliance.settings_imaging import FingerprintSection
-from appliance.store import Member
+from appliance.store import DatasetState, Member, NodeState
 from federation.fingerprint import (
     HIGHEST_HU,
     LOWEST_HU,
@@ -45,28 +45,43 @@ def rules_of(section: FingerprintSection) -> Rules:
     )
 
 
-def dataset_fingerprint(home: Home, members: Iterable[Member], rules: Rules) -> Fingerprint:
+def fingerprint_of(
+    state: NodeState,
+    home: Home,
+    name: str,
+    rules: Rules,
+    modalities: Collection[str] | None = None,
+) -> Fingerprint:
     """The fingerprint of a frozen data set's training cases.
 
     Args:
+        state: the node's state.
         home: the node home.
-        members: of the data set, those that may still be used.
+        name: of the data set.
         rules: the site's rounding and smallest count.
+        modalities: what is looked at; None takes all.
 
     Raises:
-        NotAllowed: the data set has no training case.
+        NotFound: no such data set.
+        NotAllowed: it is not frozen, was revoked, or has no training case.
         ImageRefused: an image cannot be read.
     """
-    training = [member for member in members if member.split == TRAIN]
+    row = state.datasets.get(name)
+    if row.state not in (DatasetState.FROZEN, DatasetState.APPROVED):
+        raise NotAllowed(f"the data set is {row.state}: only a frozen one has a fingerprint")
+    training = [member for member in usable_members(state, name) if member.split == TRAIN]
     if not training:
         raise NotAllowed("the data set has no training case: a fingerprint needs labelled ones")
-    return make_fingerprint(_all_figures(home, training), rules)
+    return make_fingerprint(_all_figures(home, training, modalities), rules)
 
 
-def _all_figures(home: Home, members: Iterable[Member]) -> Iterator[CaseFigures]:
+def _all_figures(
+    home: Home, members: Iterable[Member], modalities: Collection[str] | None
+) -> Iterator[CaseFigures]:
     for member in members:
         for modality in member.inputs:
-            yield case_figures(home.research, CaseFiles.of(member.case), modality)
+            if modalities is None or modality in modalities:
+                yield case_figures(home.research, CaseFiles.of(member.case), modality)
 
 
 def case_figures(research: Path, files: CaseFiles, modality: str) -> CaseFigures:

@@ -483,6 +483,35 @@ def _figures(channel: Channel) -> dict[str, JSON]:
     return found
 
 
+def figure_rows(fingerprint: Fingerprint) -> list[tuple[str, str, str, str, str]]:
+    """A table for people: modality, figure, and its values along R, A, S."""
+    rows = []
+    for name, channel in fingerprint.channels.items():
+        spacing = [_shown(_scaled(median(axis), 1000)) for axis in channel.spacing_um]
+        shape = [_shown(median(axis)) for axis in channel.shape]
+        rows.append((name, "median spacing, mm", *_three(spacing)))
+        rows.append((name, "median cropped shape, voxels", *_three(shape)))
+        scale = channel.intensities
+        if scale is not None:
+            low, middle, high = (scale.percentile(percent) for percent in PERCENTILES)
+            rows.append(
+                (
+                    *(name, "intensity, HU", f"mean {scale.mean:.2f}"),
+                    f"SD {scale.variance**0.5:.2f}",
+                    f"{low:.1f}, {middle:.1f}, {high:.1f} (0.5, 50, 99.5 %)",
+                )
+            )
+    return rows
+
+
+def _shown(value: float | None) -> str:
+    return "left out" if value is None else f"{value:g}"
+
+
+def _three(values: Sequence[str]) -> tuple[str, str, str]:
+    return values[0], values[1], values[2]
+
+
 def median(histogram: Sequence[tuple[int, int]]) -> float | None:
     """The median of a histogram, the mean of the middle two; None where all was left out.
 

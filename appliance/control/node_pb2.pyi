@@ -942,6 +942,30 @@ class DatasetList(_message.Message):
 Global___DatasetList: _TypeAlias = DatasetList  # noqa: Y015
 
 @_typing.final
+class DatasetFingerprint(_message.Message):
+    """The canonical JSON that a plan listing fingerprints would take along."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    NAME_FIELD_NUMBER: _builtins.int
+    DOCUMENT_FIELD_NUMBER: _builtins.int
+    name: _builtins.str
+    document: _builtins.bytes
+    def __init__(
+        self,
+        *,
+        name: _builtins.str = ...,
+        document: _builtins.bytes = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["document", b"document", "name", b"name"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___DatasetFingerprint: _TypeAlias = DatasetFingerprint  # noqa: Y015
+
+@_typing.final
 class ImportLabelsRequest(_message.Message):
     """A table on this machine whose rows name masks and the series they belong to. The node reads the
     table and the masks with its own rights; original identifiers stay in the table.

@@ -114,6 +114,11 @@ class NodeControlStub:
                 request_serializer=appliance_dot_control_dot_node__pb2.ActionRequest.SerializeToString,
                 response_deserializer=appliance_dot_control_dot_node__pb2.Dataset.FromString,
                 _registered_method=True)
+        self.FingerprintDataset = channel.unary_unary(
+                '/clinode.node.v1.NodeControl/FingerprintDataset',
+                request_serializer=appliance_dot_control_dot_node__pb2.ItemRequest.SerializeToString,
+                response_deserializer=appliance_dot_control_dot_node__pb2.DatasetFingerprint.FromString,
+                _registered_method=True)
         self.ApproveDataset = channel.unary_unary(
                 '/clinode.node.v1.NodeControl/ApproveDataset',
                 request_serializer=appliance_dot_control_dot_node__pb2.ActionRequest.SerializeToString,
@@ -300,6 +305,12 @@ class NodeControlServicer:
         raise NotImplementedError('Method not implemented!')
 
     def FreezeDataset(self, request, context):
+        """Missing associated documentation comment in .proto file."""
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def FingerprintDataset(self, request, context):
         """Missing associated documentation comment in .proto file."""
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
@@ -495,6 +506,11 @@ def add_NodeControlServicer_to_server(servicer, server):
                     servicer.FreezeDataset,
                     request_deserializer=appliance_dot_control_dot_node__pb2.ActionRequest.FromString,
                     response_serializer=appliance_dot_control_dot_node__pb2.Dataset.SerializeToString,
+            ),
+            'FingerprintDataset': grpc.unary_unary_rpc_method_handler(
+                    servicer.FingerprintDataset,
+                    request_deserializer=appliance_dot_control_dot_node__pb2.ItemRequest.FromString,
+                    response_serializer=appliance_dot_control_dot_node__pb2.DatasetFingerprint.SerializeToString,
             ),
             'ApproveDataset': grpc.unary_unary_rpc_method_handler(
                     servicer.ApproveDataset,
@@ -1019,6 +1035,33 @@ class NodeControl:
             '/clinode.node.v1.NodeControl/FreezeDataset',
             appliance_dot_control_dot_node__pb2.ActionRequest.SerializeToString,
             appliance_dot_control_dot_node__pb2.Dataset.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def FingerprintDataset(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/clinode.node.v1.NodeControl/FingerprintDataset',
+            appliance_dot_control_dot_node__pb2.ItemRequest.SerializeToString,
+            appliance_dot_control_dot_node__pb2.DatasetFingerprint.FromString,
             options,
             channel_credentials,
             insecure,

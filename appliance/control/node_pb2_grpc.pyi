@@ -51,6 +51,7 @@ class NodeControlStub:
     ShowDataset: _grpc.UnaryUnaryMultiCallable[_node_pb2.ItemRequest, _node_pb2.Dataset]
     CreateDataset: _grpc.UnaryUnaryMultiCallable[_node_pb2.CreateDatasetRequest, _node_pb2.Dataset]
     FreezeDataset: _grpc.UnaryUnaryMultiCallable[_node_pb2.ActionRequest, _node_pb2.Dataset]
+    FingerprintDataset: _grpc.UnaryUnaryMultiCallable[_node_pb2.ItemRequest, _node_pb2.DatasetFingerprint]
     ApproveDataset: _grpc.UnaryUnaryMultiCallable[_node_pb2.ActionRequest, _node_pb2.ActionReply]
     RevokeDataset: _grpc.UnaryUnaryMultiCallable[_node_pb2.ActionRequest, _node_pb2.ActionReply]
     ImportLabels: _grpc.UnaryStreamMultiCallable[_node_pb2.ImportLabelsRequest, _node_pb2.ImportedLabel]
@@ -89,6 +90,7 @@ class NodeControlAsyncStub(NodeControlStub):
     ShowDataset: _aio.UnaryUnaryMultiCallable[_node_pb2.ItemRequest, _node_pb2.Dataset]  # type: ignore[assignment]
     CreateDataset: _aio.UnaryUnaryMultiCallable[_node_pb2.CreateDatasetRequest, _node_pb2.Dataset]  # type: ignore[assignment]
     FreezeDataset: _aio.UnaryUnaryMultiCallable[_node_pb2.ActionRequest, _node_pb2.Dataset]  # type: ignore[assignment]
+    FingerprintDataset: _aio.UnaryUnaryMultiCallable[_node_pb2.ItemRequest, _node_pb2.DatasetFingerprint]  # type: ignore[assignment]
     ApproveDataset: _aio.UnaryUnaryMultiCallable[_node_pb2.ActionRequest, _node_pb2.ActionReply]  # type: ignore[assignment]
     RevokeDataset: _aio.UnaryUnaryMultiCallable[_node_pb2.ActionRequest, _node_pb2.ActionReply]  # type: ignore[assignment]
     ImportLabels: _aio.UnaryStreamMultiCallable[_node_pb2.ImportLabelsRequest, _node_pb2.ImportedLabel]  # type: ignore[assignment]
@@ -220,6 +222,13 @@ class NodeControlServicer(metaclass=_abc_1.ABCMeta):
         request: _node_pb2.ActionRequest,
         context: _ServicerContext,
     ) -> _typing.Union[_node_pb2.Dataset, _abc.Awaitable[_node_pb2.Dataset]]: ...
+
+    @_abc_1.abstractmethod
+    def FingerprintDataset(
+        self,
+        request: _node_pb2.ItemRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_node_pb2.DatasetFingerprint, _abc.Awaitable[_node_pb2.DatasetFingerprint]]: ...
 
     @_abc_1.abstractmethod
     def ApproveDataset(
