@@ -148,11 +148,7 @@ class Datasets:
 
         A study that late images reopened stays usable as it was: its files keep their names.
         """
-        return [
-            member
-            for member in self._state.datasets.members(name)
-            if self._state.studies.get(member.study_key).state is not State.WITHDRAWN
-        ]
+        return usable_members(self._state, name)
 
     def _member(self, study: StudyRow, places: Mapping[str, str]) -> Member:
         return Member(
@@ -163,6 +159,15 @@ class Datasets:
             inputs=study.inputs,
             content=case_hash(self._home, CaseFiles(study.subject, study.session)),
         )
+
+
+def usable_members(state: NodeState, name: str) -> list[Member]:
+    """The members of a data set that were not withdrawn since the freeze."""
+    return [
+        member
+        for member in state.datasets.members(name)
+        if state.studies.get(member.study_key).state is not State.WITHDRAWN
+    ]
 
 
 def _entry(member: Member) -> JSON:

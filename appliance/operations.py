@@ -20,6 +20,7 @@ from appliance.control.operations import (
 from appliance.datasets import Datasets
 from appliance.erasure import Erasure, ErasureParts, PatientGone
 from appliance.errors import NotFound
+from appliance.fingerprint import fingerprint_of, rules_of
 from appliance.home import Home
 from appliance.identity import Identities
 from appliance.intake import Intake, criteria_of
@@ -33,6 +34,7 @@ from appliance.results import Results
 from appliance.settings import PacsSection, Settings
 from appliance.store import DatasetRow, NodeState, ResultRow, StudyRow
 from dicom_bridge.errors import DicomBridgeError
+from federation.fingerprint import Fingerprint
 
 
 @dataclass(frozen=True, slots=True)
@@ -156,6 +158,11 @@ class Operations:
     def freeze_dataset(self, name: str) -> DatasetRow:
         """Fix members and split."""
         return self._parts.datasets.freeze(name)
+
+    def fingerprint(self, name: str) -> Fingerprint:
+        """What a plan that lists fingerprints would learn of a frozen data set."""
+        rules = rules_of(self._parts.settings.fingerprint)
+        return fingerprint_of(self._parts.state, self._parts.home, name, rules)
 
     def import_labels(self, table: Path, options: ImportOptions) -> Iterator[Imported]:
         """Import a table of masks, row by row.

@@ -83,6 +83,31 @@ def freeze(ctx: typer.Context, name: Name, reason: Reason = "", json: Json = Fal
         _show(client.freeze_dataset(name, reason), json)
 
 
+@app.command()
+def fingerprint(ctx: typer.Context, name: Name, json: Json = False) -> None:
+    """Show what a plan that lists fingerprints would take along; nothing is sent.
+
+    Figures that too few patients share are left out, see the settings' table [fingerprint].
+    """
+    from federation.fingerprint import Fingerprint, figure_rows, figures
+
+    with NodeClient(ctx.obj) as client:
+        found = Fingerprint.from_json(client.fingerprint(name).document)
+    if json:
+        print_json({"fingerprint": found.model_dump(mode="json"), "figures": figures(found)})
+        return
+    print_pairs(
+        (
+            ("patients", found.patients or "too few to tell"),
+            ("cases", found.cases or "too few to tell"),
+            ("smallest count", found.minimum_patients),
+        )
+    )
+    print_table(
+        ("modality", "figure", "R", "A", "S"), figure_rows(found), empty="no figure may leave"
+    )
+
+
 @app.command("import-labels")
 def import_labels(
     ctx: typer.Context,

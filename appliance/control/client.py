@@ -122,6 +122,10 @@ class NodeClient:
         request = pb.ActionRequest(key=name, reason=reason)
         return self._call(self._stub.FreezeDataset, request, 120.0)
 
+    def fingerprint(self, name: str) -> pb.DatasetFingerprint:
+        """What would leave the site; every image of the data set is read for it."""
+        return self._call(self._stub.FingerprintDataset, pb.ItemRequest(key=name), 1800.0)
+
     def import_labels(self, request: pb.ImportLabelsRequest) -> Iterator[pb.ImportedLabel]:
         """Import a table of masks; gives each row as soon as it is done."""
         try:

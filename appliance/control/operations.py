@@ -12,6 +12,7 @@ from appliance.identity import REFUSAL
 from appliance.labels.importing import Imported, ImportOptions
 from appliance.store import DatasetRow, ResultRow, StudyRow
 from dicom_bridge.net.model import StudyMatch
+from federation.fingerprint import Fingerprint
 
 
 @dataclass(frozen=True, slots=True)
@@ -147,6 +148,10 @@ class NodeOperations(Protocol):
 
     def freeze_dataset(self, name: str) -> DatasetRow:
         """Fix members and split."""
+        ...
+
+    def fingerprint(self, name: str) -> Fingerprint:
+        """What a plan that lists fingerprints would learn of a frozen data set."""
         ...
 
     def import_labels(self, table: Path, options: ImportOptions) -> Iterator[Imported]:

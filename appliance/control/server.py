@@ -383,6 +383,15 @@ class NodeControl(NodeControlServicer):
         )
         return dataset_message(row)
 
+    @answering
+    def FingerprintDataset(
+        self, request: pb.ItemRequest, context: grpc.ServicerContext
+    ) -> pb.DatasetFingerprint:
+        """What would leave the site."""
+        del context
+        found = self._operations.fingerprint(request.key)
+        return pb.DatasetFingerprint(name=request.key, document=found.to_json())
+
     @answering_each
     def ImportLabels(
         self, request: pb.ImportLabelsRequest, context: grpc.ServicerContext

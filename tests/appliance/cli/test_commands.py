@@ -64,6 +64,18 @@ def test_every_item_is_shown_as_text_and_json(node: Served, run: Run, group: str
     assert isinstance(document, dict)
 
 
+@pytest.mark.usefixtures("dataset")
+def test_a_fingerprint_is_shown_before_it_leaves(run: Run) -> None:
+    text = run("dataset", "fingerprint", "first")
+    assert (text.code, text.err) == (0, "")
+    for words in ("patients        6", "FLAIR     median spacing, mm", "0.7", "184", "208"):
+        assert words in text.out
+    document = json.loads(run("dataset", "fingerprint", "first", "--json").out)
+    assert document["figures"]["channels"]["FLAIR"]["spacing_mm"] == [0.7, 0.7, 3.0]
+    assert document["fingerprint"]["minimum_patients"] == 5
+    assert run("dataset", "fingerprint", "absent").code == 1
+
+
 def test_a_study_is_shown_with_stages_and_metrics(node: Served, run: Run) -> None:
     said = run("study", "show", key_of(2))
     for words in ("quarantined", "FLAIR noise is high", "register", "flair_snr", "12.5"):

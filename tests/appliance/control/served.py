@@ -47,6 +47,7 @@ from appliance.store import (
 )
 from dicom_bridge.errors import PeerUnreachable
 from federation.audit_chain import AuditChain, AuditEntry, read_entries
+from federation.fingerprint import CaseFigures, Fingerprint, Rules, make_fingerprint
 from federation.manifest import ModelManifest, manifest_for
 from federation.plan import SignedPlan, ms_lesion_demo_plan, sign
 from tests.appliance.core.values import MATCH, held
@@ -100,6 +101,11 @@ class InMemoryOperations:
             for s in self.state.studies.select(state=State.READY)
         ]
         return self.state.datasets.freeze(name, members, content_hash="1" * 64, splits={})
+
+    def fingerprint(self, name: str) -> Fingerprint:
+        self.state.datasets.get(name)
+        cases = [CaseFigures(f"p{n}", "FLAIR", (0.7, 0.7, 3.0), (180, 210, 48)) for n in range(6)]
+        return make_fingerprint(cases, Rules())
 
     def import_labels(self, table: Path, options: ImportOptions) -> Iterator[Imported]:
         rows = table_rows(table)

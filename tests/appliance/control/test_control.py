@@ -15,6 +15,7 @@ from appliance.control.node_pb2 import DESCRIPTOR
 from appliance.control.socket_path import LONGEST_SOCKET_PATH, control_socket
 from appliance.errors import ControlError, NotAllowed, NotFound, NotRunning
 from federation.audit_chain import AuditChain
+from federation.fingerprint import Fingerprint
 from tests.appliance.control.served import ACTOR, HELD, PATIENT, Served, key_of, serve
 
 
@@ -32,6 +33,7 @@ def test_every_call_has_a_method_of_the_client() -> None:
         "ShowDataset": "dataset",
         "CreateDataset": "create_dataset",
         "FreezeDataset": "freeze_dataset",
+        "FingerprintDataset": "fingerprint",
         "ListPlans": "plans",
         "ShowPlan": "plan",
         "ListModels": "models",
@@ -122,6 +124,8 @@ def test_a_data_set_from_open_to_revoked(node: Served) -> None:
         frozen = client.freeze_dataset("first", "enough")
         assert (frozen.state, frozen.cases, list(frozen.tags)) == ("frozen", 1, ["ms"])
         assert client.studies(state="ready").studies[0].split == "train"
+        fingerprint = client.fingerprint("first")
+        assert Fingerprint.from_json(fingerprint.document).patients == 6
         assert client.act("dataset-approve", "first").state == "approved"
         assert client.act("dataset-revoke", "first", reason="ended").state == "revoked"
         assert [d.state for d in client.datasets().datasets] == ["revoked"]
