@@ -17,12 +17,13 @@ from pathlib import Path
 import structlog
 
 from appliance.datasets import INFER, TEST, Datasets
-from appliance.home import Home
+from appliance.errors import ImageRefused
+from appliance.home import Home, remove_tree
 from appliance.keying import validation_rank
 from appliance.labels.regions import innermost
 from appliance.pipeline.pool import WorkerPool
 from appliance.pipeline.worker import Answer
-from appliance.research import CaseFiles, case_hash
+from appliance.research import CACHE, REFERENCE, CaseFiles, case_hash
 from appliance.store import DatasetState, Member, NodeState, PlanRow
 from federation.errors import PreparedDataRefused, SiteFailed
 from federation.learning.prepared import (
@@ -50,6 +51,7 @@ class CaseWork:
         labels: local label value to the plan's; None for a case without label.
         out: the prepared folder.
         threads: threads of the imaging filters.
+        cache_bytes: largest size of the project's kept results.
     """
 
     research: Path
@@ -59,6 +61,7 @@ class CaseWork:
     labels: Mapping[int, int] | None
     out: Path
     threads: int
+    cache_bytes: int = 0
 
 
 def prepare_case(work: CaseWork) -> None:
@@ -70,12 +73,17 @@ def prepare_case(work: CaseWork) -> None:
     import numpy as np
 
     from appliance.imaging.itk import load_matrix
-    from appliance.imaging.preparation import prepare
+    from appliance.imaging.preparation import StudyImages, prepare_study
+    from appliance.imaging.sources import file_source, load_grid
     from appliance.imaging.volume import load_volume
+    from appliance.step_cache import StepCache
     from federation.learning.prepared import PreparedCase, write_case
 
+    reference = work.research / work.files.image(work.files.reference)
+    if not reference.exists():
+        raise ImageRefused(f"the case has no {work.files.reference}, the reference of this site")
     images = {kind: work.research / work.files.image(kind) for kind in work.inputs}
-    volumes = {kind: load_volume(p) if p.exists() else None for kind, p in images.items()}
+    brain = work.research / work.files.mask(work.files.reference)
     transforms = {}
     for kind in work.inputs:
         path = work.research / work.files.transform(kind)
@@ -88,14 +96,16 @@ def prepare_case(work: CaseWork) -> None:
         for local, planned in work.labels.items():
             table[local] = planned
         label = label.with_data(table[label.data.astype(np.uint8)])
-    done = prepare(
-        volumes,
-        work.preparation,
-        label=label,
+    study = StudyImages(
+        inputs={k: file_source(path) if path.exists() else None for k, path in images.items()},
+        reference=load_grid(reference),
+        brain=file_source(brain) if brain.exists() else None,
         transforms=transforms,
-        brain=load_volume(work.research / work.files.mask("FLAIR")),
-        threads=work.threads,
+        label=label,
     )
+    kept = StepCache(work.research / "derivatives", work.files.case, work.cache_bytes)
+    done = prepare_study(study, work.preparation, results=kept, threads=work.threads)
+    _log.info("case_prepared", computed=dict(kept.made), found=dict(kept.found))
     work.out.mkdir(parents=True, exist_ok=True)
     case = PreparedCase(work.files.case, done.image, done.brain, done.label, done.affine)
     write_case(work.out, case)
@@ -279,7 +289,7 @@ class Preparer:
         return folder
 
     def _submit(self, member: Member, use: Split, plan: Plan, folder: Path) -> Future[Answer]:
-        files = CaseFiles.of(member.case)
+        files = CaseFiles.of(member.case, self._options.reference)
         if case_hash(self._home, files) != member.content:
             raise SiteFailed("a case changed since the data set was frozen: freeze a new one")
         labels = self._planned(plan) if use is not Split.INFER else None
@@ -291,6 +301,7 @@ class Preparer:
             labels=labels,
             out=folder,
             threads=self._options.threads,
+            cache_bytes=self._options.cache_bytes,
         )
         return self._pool.submit(prepare_case, work)
 
@@ -312,7 +323,8 @@ class Preparer:
 
 
 def remove_prepared(home: Home, case: str) -> None:
-    """Take a case out of every prepared folder of the home's project."""
+    """Take a case out of every prepared folder of the home's project, and its kept results."""
+    remove_tree(home.derivatives / CACHE / case)
     for folder in home.derivatives.glob("prepared-*"):
         (folder / f"{case}.safetensors").unlink(missing_ok=True)
         try:
@@ -333,12 +345,16 @@ class PreparerOptions:
         codes: ``SCHEME:VALUE`` of a segment's property type to the local label value.
         threads: threads per worker.
         merge: ``SCHEME:VALUE`` of a plan's label to the local values that it consists of.
+        reference: canonical modality of the reference image.
+        cache_bytes: largest size of kept results; 0 keeps nothing.
     """
 
     secret: bytes
     codes: Mapping[str, int]
     threads: int
     merge: Mapping[str, Sequence[int]] = field(default_factory=dict)
+    reference: str = REFERENCE
+    cache_bytes: int = 0
 
     def __repr__(self) -> str:
         return f"PreparerOptions(codes={len(self.codes)}, threads={self.threads})"

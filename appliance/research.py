@@ -32,6 +32,8 @@ DERIVATIVES = {
     QC: "Quality metrics and decisions",
 }
 RATERS = "raters"
+CACHE = "cache"
+"""Folder below derivatives: kept results of preparation, one folder per case."""
 REFERENCE = "FLAIR"
 """The reference image where the settings name no other."""
 RATERS_WORDS = "Later segmentations by experts, one per rater, read from DICOM SEG objects"
@@ -210,6 +212,7 @@ def erase_case(home: Home, files: CaseFiles) -> None:
         remove_tree(home.research / folder)
     for prepared in home.derivatives.glob(f"prepared-*/{files.case}.safetensors"):
         prepared.unlink()
+    remove_tree(home.derivatives / CACHE / files.case)
     write_participants(home)
     for subject in {(home.research / folder).parent for folder in folders}:
         if subject.is_dir() and not any(subject.iterdir()):

@@ -131,6 +131,8 @@ class Node:
             self.settings.labels.codes,
             resources.threads,
             self.settings.labels.merge,
+            self.settings.imaging.reference,
+            int(self.settings.imaging.cache_gib * 2**30),
         )
         self._versions = Versions(
             self.state, self.home, self.identities, settling=self._runner.settling

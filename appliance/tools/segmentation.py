@@ -21,6 +21,9 @@ from federation.plan import Plan
 def segment_files(model_folder: Path, images: Sequence[Path], out: Path, *, threads: int) -> float:
     """Segment images with a model and write the mask on the first image's grid.
 
+    The others are registered to the first where the plan needs a brain mask; for other bodies the
+    scanner's coordinates are taken.
+
     Args:
         model_folder: what ``clinode run export`` wrote.
         images: NIfTI, one per input of the plan in its order; optional ones at the end may lack.
@@ -40,13 +43,16 @@ def segment_files(model_folder: Path, images: Sequence[Path], out: Path, *, thre
     volumes = volumes_by_modality(model.plan, images)
     reference = next(volume for volume in volumes.values() if volume is not None)
     profile = model.plan.preparation.profile
-    brain = fit_brain(reference, profile=profile, threads=threads).mask
-    options = RegistrationOptions(profile=profile, threads=threads)
-    transforms = {
-        modality: register_rigid(reference, volume, options=options).matrix
-        for modality, volume in volumes.items()
-        if volume is not None and volume is not reference
-    }
+    brain = None
+    transforms = {}
+    if model.plan.preparation.needs_brain:
+        brain = fit_brain(reference, profile=profile, threads=threads).mask
+        options = RegistrationOptions(profile=profile, threads=threads)
+        transforms = {
+            modality: register_rigid(reference, volume, options=options).matrix
+            for modality, volume in volumes.items()
+            if volume is not None and volume is not reference
+        }
     case = prepare(
         volumes,
         model.plan.preparation,

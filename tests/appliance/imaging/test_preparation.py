@@ -20,32 +20,10 @@ from appliance.imaging.rigid import rigid_matrix
 from appliance.imaging.volume import Volume, apply_affine
 from federation.plan import Preparation
 from federation.preparation import FixedIntensities
+from tests.appliance.imaging.bodies import TILT, ellipsoid, study
 from tests.appliance.imaging.heads import dice
 
 PREPARATION = Preparation(spacing_mm=(2.0, 2.0, 2.0), profile="quick")
-TILT = rigid_matrix((6, -9, 12), (4, 8, -3))
-
-
-def ellipsoid(grid: Grid, centre: tuple[float, ...], radii: tuple[float, ...]) -> NDArray[np.bool_]:
-    index = np.argwhere(np.ones(grid.shape, dtype=bool))
-    world = apply_affine(grid.affine, index)
-    return (((world - centre) / radii) ** 2).sum(axis=1).reshape(grid.shape) <= 1
-
-
-def study() -> tuple[Volume, Volume, Volume]:
-    """An oblique thick-slice image with brain mask and lesion labels."""
-    affine = TILT @ np.diag([-1.0, -1.0, 3.0, 1.0])
-    centre = apply_affine(affine, np.array([40.0, 45.0, 14.0]))
-    grid = Grid((80, 90, 28), affine)
-    brain = ellipsoid(grid, tuple(centre), (30, 36, 32))
-    lesion = ellipsoid(grid, tuple(centre + np.array([8, 5, 4])), (9, 9, 9))
-    rng = np.random.default_rng(0)
-    image = np.where(brain, 500, 50) + 200 * lesion + rng.normal(0, 20, grid.shape)
-    return (
-        Volume(image.astype(np.float32), affine),
-        Volume(brain.astype(np.uint8), affine),
-        Volume(lesion.astype(np.uint8) * 2, affine),
-    )
 
 
 def test_a_study_stands_on_the_plans_grid() -> None:
