@@ -156,10 +156,12 @@ class LabelImport:
             kind = self._kind(row, study)
             done = replace(done, modality=kind)
             rater = self._parts.keeper.rater(row.rater)
-            earlier = seen.setdefault((study.study_key, rater), row.line)
-            if earlier != row.line:
+            if earlier := seen.get((study.study_key, rater)):
                 raise _Refused(f"line {earlier} gives this study's label by the same rater")
-            return self._label(row, study, done, options)
+            done = self._label(row, study, done, options)
+            if done.outcome in (TAKEN, KEPT, FITS):
+                seen[study.study_key, rater] = row.line
+            return done
         except (ApplianceError, DicomBridgeError) as error:
             return replace(done, outcome=REFUSED, reason=str(error))
         finally:
