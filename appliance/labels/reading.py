@@ -109,7 +109,10 @@ def expert_files(scan: StudyScan, rules: LabelRules) -> tuple[list[Path], tuple[
         if series.kind not in (SeriesKind.SEG, SeriesKind.RTSTRUCT):
             continue
         for path in series.files:
-            expert, words = judge_file(path, rules)
+            try:
+                expert, words = judge_file(path, rules)
+            except StructuresRefused as error:  # most are no labels at all: the study goes on
+                expert, words = False, str(error)
             if expert:
                 accepted.append(path)
             else:
