@@ -26,7 +26,7 @@ from federation.canonical import JSON, canonical_json, sha256_file
 BIDS_VERSION = "1.10.0"
 LABELS, MASKS, TRANSFORMS, QC = "labels", "masks", "transforms", "qc"
 DERIVATIVES = {
-    LABELS: "Expert segmentations read from DICOM SEG objects",
+    LABELS: "Labels of experts: DICOM SEG, RT structure sets and imported masks",
     MASKS: "Brain masks",
     TRANSFORMS: "Rigid transforms to the reference (ITK text, fixed to moving points, LPS mm)",
     QC: "Quality metrics and decisions",
@@ -36,7 +36,7 @@ CACHE = "cache"
 """Folder below derivatives: kept results of preparation, one folder per case."""
 REFERENCE = "FLAIR"
 """The reference image where the settings name no other."""
-RATERS_WORDS = "Later segmentations by experts, one per rater, read from DICOM SEG objects"
+RATERS_WORDS = "Labels of experts, one per rater, that the label was made of"
 
 
 @dataclass(frozen=True, slots=True)
