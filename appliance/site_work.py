@@ -15,6 +15,7 @@ from pathlib import Path
 import structlog
 
 from appliance.errors import ApplianceError, NotFound
+from appliance.fingerprint import fingerprint_of, rules_of
 from appliance.governance import Governance
 from appliance.home import Home
 from appliance.preparation import Preparer
@@ -96,6 +97,26 @@ class SiteWork:
             SiteFailed: the plan is not approved.
         """
         return self._parts.preparer.summary(self._approved(plan_hash))
+
+    def fingerprint(self, plan_hash: str) -> bytes:
+        """The fingerprint of the plan's data set, of the plan's inputs only.
+
+        Raises:
+            SiteFailed: the plan is not approved, or an image cannot be read.
+        """
+        row = self._approved(plan_hash)
+        plan = SignedPlan.from_json(row.document.encode()).plan
+        try:
+            found = fingerprint_of(
+                self._state,
+                self._parts.home,
+                row.dataset or "",
+                rules_of(self._parts.settings.fingerprint),
+                frozenset(entry.modality for entry in plan.inputs),
+            )
+        except ApplianceError as error:
+            raise SiteFailed(f"no fingerprint could be made: {error}") from error
+        return found.to_json()
 
     def prepare(self, plan_hash: str) -> Path:
         """The prepared folder of an approved plan.

@@ -485,7 +485,7 @@ def _figures(channel: Channel) -> dict[str, JSON]:
 
 def figure_rows(fingerprint: Fingerprint) -> list[tuple[str, str, str, str, str]]:
     """A table for people: modality, figure, and its values along R, A, S."""
-    rows = []
+    rows: list[tuple[str, str, str, str, str]] = []
     for name, channel in fingerprint.channels.items():
         spacing = [_shown(_scaled(median(axis), 1000)) for axis in channel.spacing_um]
         shape = [_shown(median(axis)) for axis in channel.shape]

@@ -88,6 +88,22 @@ def show(ctx: typer.Context, run: Run, json: Json = False) -> None:
         _round_rows(detail),
         empty="no round has begun",
     )
+    told = detail.get("fingerprint")
+    if told is not None:
+        print_lines("", _fingerprint_words(told))
+        columns = ("modality", "figure", "R", "A", "S")
+        print_table(columns, told["table"], empty="no figure of the data may be told")
+
+
+def _fingerprint_words(told: dict[str, Any]) -> str:
+    """How many sites told of their data, and why others did not."""
+    sites, merged = told["sites"], told["merged"]
+    done = 0 if merged is None else merged["sites"]
+    words = f"data of {done} of {len(sites)} sites, merged"
+    if merged is not None:
+        words += f": {merged['patients']} patients, {merged['cases']} cases"
+    missing = [f"{s['site']}: {s['words'] or s['state']}" for s in sites if s["state"] != "done"]
+    return "; ".join([words, *missing])
 
 
 def _round_rows(detail: dict[str, Any]) -> list[tuple[object, ...]]:

@@ -33,6 +33,7 @@ from federation.coordinator.states import TASK_ENDS, RoundState, RunState, TaskS
 from federation.coordinator.store import Change, Store
 from federation.coordinator.tasks import (
     evaluate_body,
+    fingerprint_body,
     newest_per_site,
     offer_body,
     publish_body,
@@ -228,6 +229,7 @@ class Engine:
         with self._store.change() as change:
             change.run(run.run_id, RunState.RUNNING)
             self._evaluate(change, run, first, ("validation", "test"))
+            self._ask_fingerprints(change, run)
         self._parts.audit.append("system", "run.started", run.run_id, {"sites": joined})
         return True
 
@@ -250,9 +252,16 @@ class Engine:
         body = train_body(before)
         with self._store.change() as change:
             change.add_round(run.run_id, number, RoundState.TRAINING, deadline=self._deadline(run))
+            self._ask_fingerprints(change, run)
             for site in self._joined(run.run_id):
                 change.add_task(task_for(run, number, site, "train", body))
         return True
+
+    def _ask_fingerprints(self, change: Change, run: RunRow) -> None:
+        """Ask every joined site once, those that joined late too; no round waits for it."""
+        if "fingerprint" in self.plan(run).plan.sends:
+            for site in self._joined(run.run_id):
+                change.add_task(task_for(run, 0, site, "fingerprint", fingerprint_body()))
 
     def _await_updates(self, run: RunRow, current: RoundRow) -> bool:
         plan = self.plan(run).plan
@@ -410,6 +419,7 @@ class Engine:
         if any(task.state not in TASK_ENDS for task in tasks):
             return False
         with self._store.change() as change:
+            change.expire(self._open(run.run_id), "the run finished without it")
             change.run(run.run_id, RunState.FINISHED)
         self._parts.audit.append("system", "run.finished", run.run_id)
         return True

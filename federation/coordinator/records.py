@@ -21,7 +21,7 @@ from federation.coordinator.objects import ObjectStore
 from federation.coordinator.schema import RunRow
 from federation.coordinator.states import RoundState
 from federation.coordinator.store import Store
-from federation.coordinator.views import round_view, run_detail
+from federation.coordinator.views import fingerprint_view, round_view, run_detail
 from federation.errors import RunRefused
 from federation.manifest import ModelManifest, manifest_for
 from federation.plan import SignedPlan
@@ -73,6 +73,10 @@ class RunRecords:
         write_json(rounds / f"{number:05d}.json", {"format": 1, **view})
         if at.weights_sha256:
             self._link(at.weights_sha256, rounds / f"{number:05d}.safetensors")
+        told = fingerprint_view(self._store.tasks(run.run_id, kind="fingerprint"))
+        if told is not None and told["merged"] is not None:
+            merged = self.folder(run.run_id) / "fingerprint.json"
+            write_json(merged, {"format": 1, **cast("dict[str, JSON]", told)})
         self._events(run, view)
 
     def model_made(self, run: RunRow, manifest: ModelManifest) -> None:

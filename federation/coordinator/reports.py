@@ -16,7 +16,8 @@ from federation.coordinator.schema import TaskRow
 from federation.coordinator.states import TASK_ENDS, TaskState
 from federation.coordinator.store import Change, Store
 from federation.coordinator.update_check import check_update, check_weight
-from federation.errors import RequestRefused, UpdateRefused
+from federation.errors import FingerprintRefused, RequestRefused, UpdateRefused
+from federation.fingerprint import Fingerprint
 from federation.plan import SignedPlan
 from federation.wire import federation_pb2 as pb
 
@@ -106,6 +107,8 @@ class Reports:
                 kept |= self._update(task, report)
             elif task.kind == "evaluate":
                 kept["metrics"] = _metrics(report)
+            elif task.kind == "fingerprint":
+                kept["fingerprint"] = _fingerprint(report)
             elif task.kind == "publish":
                 kept["counts"] = _counts(report.counts)
         except UpdateRefused as error:
@@ -203,6 +206,13 @@ def _metrics(report: pb.TaskReport) -> list[dict[str, Any]]:
             }
         )
     return found
+
+
+def _fingerprint(report: pb.TaskReport) -> dict[str, Any]:
+    found = Fingerprint.from_json(report.fingerprint)
+    if found.sites != 1:
+        raise FingerprintRefused(f"a site's fingerprint is of one site, this one of {found.sites}")
+    return found.model_dump(mode="json")
 
 
 def _counts(counts: pb.PublishCounts) -> dict[str, int]:

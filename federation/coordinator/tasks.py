@@ -50,6 +50,11 @@ def evaluate_body(at: RoundRow, splits: Sequence[str]) -> dict[str, Any]:
     return {"payloads": [_weights(at)], "splits": list(splits)}
 
 
+def fingerprint_body() -> dict[str, Any]:
+    """The body of the question for a data set's fingerprint: the plan says it all."""
+    return {"payloads": []}
+
+
 def publish_body(manifest_sha256: str, manifest_size: int, last: RoundRow) -> dict[str, Any]:
     """The body of the publication of the final model."""
     manifest = _payload(pb.PAYLOAD_KIND_MANIFEST, "manifest.json", manifest_sha256, manifest_size)

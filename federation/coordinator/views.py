@@ -7,10 +7,13 @@ from collections.abc import Mapping, Sequence
 from dataclasses import asdict
 from typing import Any
 
+from federation.canonical import canonical_json
 from federation.clock import parse_stamp
 from federation.coordinator.schema import RoundRow, RunRow, RunSiteRow, SiteRow, TaskRow
+from federation.coordinator.states import TaskState
 from federation.coordinator.store import Store
 from federation.coordinator.tasks import newest_per_site
+from federation.fingerprint import Fingerprint, figure_rows, figures, merge
 from federation.plan import SignedPlan
 
 FORMAT = 1
@@ -52,7 +55,29 @@ def run_detail(store: Store, run: RunRow) -> dict[str, Any]:
     view["format"] = FORMAT
     view["sites"] = [_run_site(row, tasks) for row in store.run_sites(run.run_id)]
     view["rounds_done"] = [round_view(at, tasks) for at in store.rounds(run.run_id)]
+    view["fingerprint"] = fingerprint_view(tasks)
     return view
+
+
+def fingerprint_view(tasks: Sequence[TaskRow]) -> dict[str, Any] | None:
+    """What the sites told of their data, merged; None where the plan asked for none.
+
+    ``sites`` says what became of each question, ``merged`` is the fingerprint of the data sets
+    together, ``figures`` and ``table`` are what people read of it.
+    """
+    asked = newest_per_site([task for task in tasks if task.kind == "fingerprint"])
+    if not asked:
+        return None
+    told = [
+        task.report["fingerprint"] for task in asked if task.state is TaskState.DONE and task.report
+    ]
+    merged = merge(Fingerprint.from_json(canonical_json(item)) for item in told) if told else None
+    return {
+        "sites": [{"site": t.site, "state": t.state.value, "words": t.words} for t in asked],
+        "merged": None if merged is None else merged.model_dump(mode="json"),
+        "figures": None if merged is None else figures(merged),
+        "table": [] if merged is None else [list(row) for row in figure_rows(merged)],
+    }
 
 
 def _run_site(row: RunSiteRow, tasks: Sequence[TaskRow]) -> dict[str, Any]:

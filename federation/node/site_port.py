@@ -107,6 +107,10 @@ class SitePort(Protocol):
         """The data that the plan would use."""
         ...
 
+    def fingerprint(self, plan_hash: str) -> bytes:
+        """The fingerprint of the plan's data, as canonical JSON (`federation.fingerprint`)."""
+        ...
+
     def prepare(self, plan_hash: str) -> Path:
         """Make (once) and give the folder ``prepared-<hash>`` with ``manifest.json``."""
         ...

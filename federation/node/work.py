@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Final
 
 from federation.errors import SiteFailed
+from federation.fingerprint import Fingerprint
 from federation.learning.prepared import Split
 from federation.manifest import ModelManifest
 from federation.node.connection import payload_of
@@ -111,6 +112,7 @@ class Worker:
             pb.TASK_KIND_OFFER: self._offer,
             pb.TASK_KIND_TRAIN: self._train,
             pb.TASK_KIND_EVALUATE: self._evaluate,
+            pb.TASK_KIND_FINGERPRINT: self._fingerprint,
             pb.TASK_KIND_PUBLISH: self._publish,
         }
         if task.kind not in kinds:
@@ -188,6 +190,16 @@ class Worker:
             self._keep(payload.sha256, result)
             report.times.work_seconds += result.seconds
             report.metrics.extend(_summaries(result, signed.plan.evaluation.metrics))
+        return report
+
+    def _fingerprint(self, task: pb.Task, files: RunFiles) -> pb.TaskReport | None:
+        signed = self._approved(task, files)
+        if "fingerprint" not in signed.plan.sends:
+            return refusal(task, "the approved plan does not list fingerprints among what it sends")
+        started = time.monotonic()
+        report = _done(task)
+        report.fingerprint = Fingerprint.from_json(self._site.fingerprint(signed.hash)).to_json()
+        report.times.work_seconds = time.monotonic() - started
         return report
 
     def _keep(self, weights_sha256: str, result: EvaluateResult) -> None:

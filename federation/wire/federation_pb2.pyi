@@ -671,6 +671,7 @@ class TaskReport(_message.Message):
     METRICS_FIELD_NUMBER: _builtins.int
     COUNTS_FIELD_NUMBER: _builtins.int
     TIMES_FIELD_NUMBER: _builtins.int
+    FINGERPRINT_FIELD_NUMBER: _builtins.int
     format: _builtins.int
     task_id: _builtins.str
     outcome: Global___Outcome.ValueType
@@ -680,6 +681,8 @@ class TaskReport(_message.Message):
     """Distinct training cases that the trainer used: the update's weight."""
     patches: _builtins.int
     loss: _builtins.float
+    fingerprint: _builtins.bytes
+    """Canonical JSON, at most 256 KiB: see federation/fingerprint.py."""
     @_builtins.property
     def payloads(self) -> _containers.RepeatedCompositeFieldContainer[Global___Payload]: ...
     @_builtins.property
@@ -705,10 +708,11 @@ class TaskReport(_message.Message):
         metrics: _abc.Iterable[Global___MetricSummary] | None = ...,
         counts: Global___PublishCounts | None = ...,
         times: Global___TaskTimes | None = ...,
+        fingerprint: _builtins.bytes = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["counts", b"counts", "summary", b"summary", "times", b"times"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["cases", b"cases", "counts", b"counts", "format", b"format", "loss", b"loss", "metrics", b"metrics", "outcome", b"outcome", "patches", b"patches", "payloads", b"payloads", "summary", b"summary", "task_id", b"task_id", "times", b"times", "words", b"words"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["cases", b"cases", "counts", b"counts", "fingerprint", b"fingerprint", "format", b"format", "loss", b"loss", "metrics", b"metrics", "outcome", b"outcome", "patches", b"patches", "payloads", b"payloads", "summary", b"summary", "task_id", b"task_id", "times", b"times", "words", b"words"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 

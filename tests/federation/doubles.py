@@ -22,6 +22,7 @@ from federation.canonical import JSON
 from federation.coordinator.process import Coordinator, CoordinatorOptions, init_coordinator
 from federation.coordinator.settings import CoordinatorSettings
 from federation.enrolment.client import SiteIdentity, enrol
+from federation.fingerprint import CaseFigures, Rules, make_fingerprint
 from federation.manifest import ModelManifest
 from federation.node.agent import SiteAgent
 from federation.node.connection import CoordinatorConnection, RetryPolicy
@@ -170,6 +171,14 @@ class FakeSite:
 
     def summary(self, plan_hash: str) -> DataSummary:
         return DataSummary(self.cases, 1, 2, 1, "d" * 64)
+
+    def fingerprint(self, plan_hash: str) -> bytes:
+        spacing = 1.0 + len(self.name) / 10
+        cases = [
+            CaseFigures(f"p{n}", "FLAIR", (spacing, 1.0, 3.0), (160, 200, 48))
+            for n in range(self.cases)
+        ]
+        return make_fingerprint(cases, Rules(minimum_patients=2)).to_json()
 
     def prepare(self, plan_hash: str) -> Path:
         folder = self.folder / "prepared-0"
