@@ -32,6 +32,9 @@ DERIVATIVES = {
     QC: "Quality metrics and decisions",
 }
 RATERS = "raters"
+REPORT_SUFFIX = "_report.html"
+_IGNORED = f"*_xfm.*\n*_qc.json\n*{REPORT_SUFFIX}\n*{PERSON_SUFFIX}\n"
+"""What the BIDS validator skips in derived data sets."""
 CACHE = "cache"
 """Folder below derivatives: kept results of preparation, one folder per case."""
 REFERENCE = "FLAIR"
@@ -80,6 +83,9 @@ NAMES: Mapping[str, Name] = MappingProxyType(
             "rigid transform from the reference's points to the image's (ITK, LPS mm)",
         ),
         "qc": Name(f"derivatives/{QC}", "{case}_qc.json", "metrics, decision and reasons"),
+        "report": Name(
+            f"derivatives/{QC}", "{case}" + REPORT_SUFFIX, "quality report for people (HTML)"
+        ),
         "person": Name(
             f"derivatives/{QC}", "{case}" + PERSON_SUFFIX, "what the site's policy lets through"
         ),
@@ -147,6 +153,13 @@ class CaseFiles:
         """The quality report."""
         return self._named("qc")
 
+    def report(self) -> Path:
+        """The quality report for people (HTML), drawn from the defaced images.
+
+        No part of what a data set freezes: it also shows how the site's other studies lie.
+        """
+        return self._named("report")
+
     def person(self) -> Path:
         """Sex and age as far as the site's policy lets them through; often absent."""
         return self._named("person")
@@ -198,9 +211,11 @@ def case_files(home: Home, files: CaseFiles) -> list[Path]:
 
 
 def case_hash(home: Home, files: CaseFiles) -> str:
-    """SHA-256 over the names and contents of a case's files."""
+    """SHA-256 over the names and contents of a case's files, but for the report for people."""
     listing: dict[str, JSON] = {
-        path.as_posix(): sha256_file(home.research / path) for path in case_files(home, files)
+        path.as_posix(): sha256_file(home.research / path)
+        for path in case_files(home, files)
+        if path != files.report()
     }
     return hashlib.sha256(canonical_json(listing)).hexdigest()
 
@@ -238,7 +253,7 @@ def ensure_tree(home: Home) -> None:
         _write_json(root / "dataset_description.json", _description(name, home.project))
         _write_text(root / "README", _readme_of(words))
         if name in (TRANSFORMS, QC):
-            _write_text(root / ".bidsignore", f"*_xfm.*\n*_qc.json\n*{PERSON_SUFFIX}\n")
+            _write_text(root / ".bidsignore", _IGNORED)
     if not (home.bids / "participants.tsv").exists():
         write_participants(home)
 

@@ -202,6 +202,7 @@ class Runner:
             qc_released=study.qc_released,
             threads=self._settings.resources.threads,
             version=study.version,
+            facts=dict(study.facts),
             own=self._own(study.study_key),
         )
         self._tell(claim, Point.CLAIMED)

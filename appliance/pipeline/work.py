@@ -19,6 +19,8 @@ SOURCE_PREFIX = "source-"
 """Files of `convert` with original headers; the node moves them into the vault."""
 QC_FILE = "qc.json"
 """The quality report of `check`."""
+REPORT_FILE = "report.html"
+"""The same for people, with pictures of the defaced images."""
 TREE = "tree"
 """Folder of `publish` that mirrors ``research/PROJECT``."""
 
@@ -45,6 +47,7 @@ class StageWork:
         qc_released: a person released the study's quality findings.
         threads: threads that the stage may use.
         version: the study's version.
+        facts: what the stages before have noted.
         own: what this node's results of the study can be recognised by.
     """
 
@@ -59,6 +62,7 @@ class StageWork:
     qc_released: bool = False
     threads: int = 1
     version: int = 1
+    facts: Mapping[str, JSON] = field(default_factory=dict)
     own: OwnMarks = field(default_factory=lambda: no_marks(""), repr=False)
 
     @property

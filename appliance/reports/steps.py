@@ -47,6 +47,7 @@ def steps_of(facts: Mapping[str, Any]) -> tuple[tuple[str, str], ...]:
         (('convert', 'T1w by dicom2nifti 2.6.2'), ('deface', 'face taken out'))
     """
     face = {"deface": "face taken out", "skull-strip": "everything but the brain taken out"}
+    face["none"] = "no head, nothing taken out"
     found = (
         ("classify", _by_kind(facts.get("rules"), "{} by rule {}")),
         ("choice of series", _by_kind(facts.get("chosen"), "{}: {}")),

@@ -12,6 +12,7 @@ from appliance.imaging.registration import Registration
 from appliance.imaging.volume import load_volume
 from appliance.pipeline.stages.deface import read_alignment
 from appliance.pipeline.stages.geometry import protocol_of
+from appliance.pipeline.stages.reporting import write_report
 from appliance.pipeline.states import Stage
 from appliance.pipeline.work import QC_FILE, StageResult, StageWork
 from appliance.research import QC
@@ -30,6 +31,7 @@ def run(work: StageWork) -> StageResult:
     report = check_quality(_images(work), section.bounds(), site)
     document = report_json(report, released=work.qc_released)
     (work.out / QC_FILE).write_text(json.dumps(document, indent=1), encoding="utf-8")
+    write_report(work, document, site)
     return StageResult(
         qc_decision=report.decision,
         detail="; ".join(report.reasons) or "no finding",

@@ -18,7 +18,7 @@ from appliance.labels.making import label_map, label_sidecar
 from appliance.labels.staged import agree_labels
 from appliance.pipeline.stages.deidentify import PERSON_FILE
 from appliance.pipeline.states import Stage
-from appliance.pipeline.work import QC_FILE, TREE, StageResult, StageWork
+from appliance.pipeline.work import QC_FILE, REPORT_FILE, TREE, StageResult, StageWork
 from appliance.research import CaseFiles, sidecar
 from federation.canonical import JSON
 
@@ -54,6 +54,9 @@ def run(work: StageWork) -> StageResult:
             _copy(transform, tree / files.transform(kind))
     labelled, notes = _labels(work, files)
     _copy(work.of(Stage.CHECK) / QC_FILE, tree / files.qc())
+    report = work.of(Stage.CHECK) / REPORT_FILE
+    if report.exists():
+        _copy(report, tree / files.report())
     person = work.of(Stage.DEIDENTIFY) / PERSON_FILE
     if person.exists():
         _copy(person, tree / files.person())
