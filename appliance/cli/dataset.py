@@ -9,7 +9,14 @@ from typing import Annotated
 
 import typer
 
-from appliance.cli.output import as_json, print_json, print_lines, print_pairs, print_table
+from appliance.cli.output import (
+    as_json,
+    print_error,
+    print_json,
+    print_lines,
+    print_pairs,
+    print_table,
+)
 from appliance.control import node_pb2 as pb
 from appliance.control.client import NodeClient
 
@@ -156,7 +163,8 @@ def import_labels(
             empty="the table has no row",
         )
         print_lines(", ".join(f"{count} {name}" for name, count in sorted(counts.items())))
-    if counts["refused"] or counts["review"]:
+    if left := counts["refused"] + counts["review"]:
+        print_error(f"{left} of {len(rows)} rows gave no label: the column `why` says it")
         raise typer.Exit(1)
 
 

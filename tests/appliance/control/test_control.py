@@ -33,6 +33,7 @@ def test_every_call_has_a_method_of_the_client() -> None:
         "ShowDataset": "dataset",
         "CreateDataset": "create_dataset",
         "FreezeDataset": "freeze_dataset",
+        "ImportLabels": "import_labels",
         "FingerprintDataset": "fingerprint",
         "ListPlans": "plans",
         "ShowPlan": "plan",
