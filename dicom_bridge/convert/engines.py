@@ -21,7 +21,7 @@ from pydicom.uid import ExplicitVRLittleEndian
 
 from dicom_bridge.convert.dcmtk import decode_with_dcmtk
 from dicom_bridge.convert.frames import READ_ERRORS, attribute
-from dicom_bridge.convert.libraries import configure_dicom2nifti
+from dicom_bridge.convert.libraries import strict_dicom2nifti
 from dicom_bridge.convert.pixels import Pixels
 from dicom_bridge.convert.split import Run
 from dicom_bridge.errors import DataRefused
@@ -97,13 +97,12 @@ def with_dicom2nifti(run: Run, pixels: Pixels) -> list[EngineVolume]:
     from dicom2nifti import convert_dicom
     from dicom2nifti.exceptions import ConversionError, ConversionValidationError
 
-    configure_dicom2nifti()
     try:
         numbered = [
             _numbered(data, place, pixels.of_instance(data, path))
             for place, (data, path) in enumerate(_instances(run), start=1)
         ]
-        with warnings.catch_warnings():
+        with warnings.catch_warnings(), strict_dicom2nifti():
             warnings.simplefilter("ignore")
             made = convert_dicom.dicom_array_to_nifti(numbered, None, reorient_nifti=False)
         image = made["NII"]

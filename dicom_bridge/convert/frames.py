@@ -214,11 +214,14 @@ def _finite(text: str) -> bool:
         return False
 
 
-def _rescale(slope: object, intercept: object) -> tuple[float, float]:
+def _rescale(holder: Dataset) -> tuple[float, float]:
     """RescaleSlope and RescaleIntercept; 1 and 0 where absent; refuses what is no rescale."""
-    texts = [str(value if value is not None else "").strip() for value in (slope, intercept)]
+    written = []
+    for keyword in ("RescaleSlope", "RescaleIntercept"):
+        value = attribute(holder, keyword, "undecodable") if keyword in holder else None
+        written.append(str(value if value is not None else "").strip())
     try:
-        pair = float(texts[0] or 1.0), float(texts[1] or 0.0)
+        pair = float(written[0] or 1.0), float(written[1] or 0.0)
     except ValueError:
         raise DataRefused("wrong rescale: RescaleSlope or RescaleIntercept is no number") from None
     if not (math.isfinite(pair[0]) and abs(pair[1]) < math.inf):
@@ -241,9 +244,7 @@ def classic_frame(dataset: Dataset, path: Path) -> Frame:
         attribute(dataset, "TemporalPositionIdentifier"),
         attribute(dataset, "AcquisitionNumber"),
     )
-    slope, intercept = _rescale(
-        attribute(dataset, "RescaleSlope"), attribute(dataset, "RescaleIntercept")
-    )
+    slope, intercept = _rescale(dataset)
     return Frame(
         dataset=dataset,
         path=path,
@@ -277,8 +278,7 @@ def enhanced_frame(dataset: Dataset, path: Path, index: int) -> Frame:
         _value("FrameContentSequence", "FrameAcquisitionNumber"),
     )
     slope, intercept = _rescale(
-        _value("PixelValueTransformationSequence", "RescaleSlope"),
-        _value("PixelValueTransformationSequence", "RescaleIntercept"),
+        functional_group(dataset, index, "PixelValueTransformationSequence") or Dataset()
     )
     return Frame(
         dataset=dataset,

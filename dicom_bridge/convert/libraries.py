@@ -1,17 +1,29 @@
 """The process-wide settings of the DICOM libraries, set in this one place.
 
 pydicom's and dicom2nifti's settings are module globals. Conversion runs in a worker process of its
-own, so setting them here touches nothing else there; in other processes they only silence warnings
-about values that break a VR's rules and keep dicom2nifti from guessing.
+own, so setting pydicom's touches nothing else there; in other processes it only silences warnings
+about values that break a VR's rules. dicom2nifti's are put back after every use.
 """
 
 from __future__ import annotations
 
 import logging
 import warnings
-from functools import lru_cache
+from collections.abc import Iterator
+from contextlib import contextmanager
 
 import pydicom.config
+
+_SWITCHES = {
+    "validate_slicecount": True,
+    "validate_orientation": True,
+    "validate_orthogonal": True,
+    "validate_slice_increment": True,
+    "validate_instance_number": False,
+    "validate_multiframe_implicit": True,
+    "pydicom_read_force": False,
+    "resample": False,
+}
 
 
 def configure_reading() -> None:
@@ -21,17 +33,23 @@ def configure_reading() -> None:
     logging.getLogger("pydicom").setLevel(logging.CRITICAL)
 
 
-@lru_cache(maxsize=1)
-def configure_dicom2nifti() -> None:
-    """Turn every check of dicom2nifti on and its resampling off; silence its log."""
+@contextmanager
+def strict_dicom2nifti() -> Iterator[None]:
+    """Every check of dicom2nifti on and its resampling off, for as long as the block runs.
+
+    Its switches are globals of its module: what they were before comes back afterwards.
+    """
     from dicom2nifti import settings
 
-    settings.validate_slicecount = True
-    settings.validate_orientation = True
-    settings.validate_orthogonal = True
-    settings.validate_slice_increment = True
-    settings.validate_instance_number = False
-    settings.validate_multiframe_implicit = True
-    settings.pydicom_read_force = False
-    settings.resample = False
-    logging.getLogger("dicom2nifti").setLevel(logging.CRITICAL)
+    before = {name: getattr(settings, name) for name in _SWITCHES}
+    logger = logging.getLogger("dicom2nifti")
+    level = logger.level
+    try:
+        for name, value in _SWITCHES.items():
+            setattr(settings, name, value)
+        logger.setLevel(logging.CRITICAL)
+        yield
+    finally:
+        for name, value in before.items():
+            setattr(settings, name, value)
+        logger.setLevel(level)

@@ -33,6 +33,7 @@ from dicom_bridge.convert.stack import MINIMUM_SLICES, stack_frames
 from dicom_bridge.errors import DataRefused
 from dicom_bridge.geometry import FloatArray, VolumeGeometry, align_to_grid
 
+MAX_ONE_BY_ONE = 64
 GZIP_LEVEL = 1  # 3.5 % larger files than level 3 for half its time
 
 log = structlog.get_logger(__name__)
@@ -150,6 +151,23 @@ def _same_values(
         same = np.array_equal(one, other) if exact else np.max(np.abs(one - other)) <= allowed
         if not same:
             raise EngineRefused(f"{made.engine} changed the values of slice {k + 1}")
+
+
+def _made_by(
+    run: Run, expected: NDArray[np.generic], pixels: Pixels, work: Path
+) -> tuple[EngineVolume, tuple[str, ...]]:
+    """An engine's image that passes every check, all volumes in one or volume by volume."""
+    try:
+        return _engine_volume(run, expected, pixels, work)
+    except DataRefused:
+        if not 1 < len(run.volumes) <= MAX_ONE_BY_ONE:
+            raise
+        made = [
+            _engine_volume(Run((stack,)), expected[..., [t]], pixels, work)
+            for t, stack in enumerate(run.volumes)
+        ]
+        engines = " and ".join(sorted({one.engine for one, _ in made}))
+        return made[-1][0], (f"volumes were converted one by one, by {engines}", *made[-1][1])
 
 
 def _engine_volume(
@@ -324,7 +342,7 @@ def _converted(
     check_rescale(run.frames)
     expected = rescaled_image([*run.volumes], pixels)
     check_values(expected, run)
-    made, notes = _engine_volume(run, expected, pixels, work)
+    made, notes = _made_by(run, expected, pixels, work)
     values = stored_type(expected)
     save_nifti(out, values[..., 0] if values.shape[3] == 1 else values, run.volumes[0].affine)
     log.info(

@@ -16,6 +16,7 @@ from dicom_bridge.convert.stack import (
     SAME_POSITION_MM,
     Stack,
     check_alike,
+    duplicate_words,
     floats,
     mixed_words,
     stack_frames,
@@ -155,10 +156,7 @@ def _run(places: Sequence[Sequence[Frame]], minimum: int, *, echo: int) -> Run:
         usual = int(np.median(counts))
         odd = next(number for number, count in enumerate(counts) if count != usual)
         if usual == 1:
-            raise DataRefused(
-                f"duplicate slice: position {odd + 1} of {len(places)} holds {counts[odd]} "
-                "different images, and nothing says which is right"
-            )
+            raise DataRefused(duplicate_words(odd + 1, len(places)))
         raise DataRefused(
             f"missing slice: {counts[odd]} of {usual} images at position {odd + 1} of {len(places)}"
         )

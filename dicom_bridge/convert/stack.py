@@ -100,8 +100,29 @@ def drop_repeats(
             clashes.append((kept[-1], index))
     if clashes:
         pairs = [[frames[first], frames[second]] for first, second in clashes]
+        doubled = {first for first, _ in clashes}
+        if len(doubled) <= len(kept) // 2 and not _differing(pairs):
+            place = kept.index(clashes[0][0]) + 1
+            raise DataRefused(duplicate_words(place, len(kept)))
         raise DataRefused(mixed_words(frames, pairs, positions=len(kept)))
     return kept
+
+
+def duplicate_words(place: int, positions: int) -> str:
+    """Why a slice that is there twice with different pixels is refused."""
+    return (
+        f"duplicate slice: position {place} of {positions} holds several different images, and "
+        "nothing says which is right"
+    )
+
+
+def _differing(places: Sequence[Sequence[Frame]]) -> list[str]:
+    """What differs among images that share a position, in words."""
+    return [
+        words
+        for number, (_, words) in enumerate(VARIATIONS)
+        if any(len({frame.variation[number] for frame in place}) > 1 for place in places)
+    ]
 
 
 def mixed_words(
@@ -114,11 +135,7 @@ def mixed_words(
         places: images that share a position, position by position.
         positions: how many there are; 0 where `places` holds them all.
     """
-    differing = [
-        words
-        for number, (_, words) in enumerate(VARIATIONS)
-        if any(len({frame.variation[number] for frame in place}) > 1 for place in places)
-    ]
+    differing = _differing(places)
     reason = f"that differ in their {', '.join(differing)}" if differing else "without any label"
     return (
         f"mixed acquisition: {len(frames)} images at {positions or len(places)} slice positions "
