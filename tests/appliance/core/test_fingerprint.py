@@ -2,19 +2,29 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
+from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 
+from appliance.cli.run import _fingerprint_words
 from appliance.errors import ImageRefused, NotAllowed, NotFound
 from appliance.fingerprint import case_figures, counted, fingerprint_of, rules_of
+from appliance.governance import Governance
 from appliance.home import Home
 from appliance.imaging.volume import Volume, save_volume
 from appliance.research import CaseFiles
+from appliance.settings import GovernanceSection, settings_from
 from appliance.settings_imaging import FingerprintSection
+from appliance.site_work import SiteParts, SiteWork
 from appliance.store import DatasetState, Member, NewStudy, NodeState
-from federation.fingerprint import Rules
+from federation.audit_chain import AuditChain
+from federation.errors import SiteFailed
+from federation.fingerprint import Fingerprint, Rules
+from federation.plan import ms_lesion_demo_plan, sign
 
 PATIENTS = 6
 
@@ -50,7 +60,7 @@ def write(home: Home, case: str, kind: str = "FLAIR", *, extra: int = 0) -> None
 
 
 @pytest.fixture
-def state(tmp_path: Path, home: Home) -> NodeState:
+def state(tmp_path: Path, home: Home) -> Iterator[NodeState]:
     state = NodeState(tmp_path / "state.sqlite")
     members = []
     for number in range(PATIENTS + 1):
@@ -65,7 +75,8 @@ def state(tmp_path: Path, home: Home) -> NodeState:
     state.datasets.create("ms", ())
     state.datasets.freeze("ms", members, content_hash="1" * 64, splits={})
     state.datasets.create("open", ())
-    return state
+    yield state
+    state.close()
 
 
 def test_training_cases_along_r_a_s(state: NodeState, home: Home) -> None:
@@ -120,3 +131,38 @@ def test_rules_of_the_settings() -> None:
     assert rules_of(FingerprintSection()) == Rules()
     with pytest.raises(ValueError, match="minimum_patients"):
         FingerprintSection(minimum_patients=1)
+
+
+def test_a_site_answers_for_an_approved_plan(state: NodeState, home: Home, tmp_path: Path) -> None:
+    audit = AuditChain(tmp_path / "audit.jsonl")
+    governance = Governance(state, audit, GovernanceSection())
+    settings = settings_from(
+        {"node": {"site": "a", "project": "p"}, "fingerprint": {"minimum_patients": 6}}
+    )
+    absent: Any = None  # preparing and results are no part of this
+    site = SiteWork(SiteParts(state, home, settings, governance, absent, absent, audit))
+    plan = sign(ms_lesion_demo_plan(2), Ed25519PrivateKey.generate())
+    governance.offer_plan(plan)
+    with pytest.raises(SiteFailed, match="approval"):
+        site.fingerprint(plan.hash)
+    governance.approve_dataset("ms", actor="anna")
+    governance.approve_plan(plan.hash, actor="anna")
+    raw = site.fingerprint(plan.hash)
+    found = Fingerprint.from_json(raw)
+    assert (found.minimum_patients, found.patients) == (6, PATIENTS)
+    assert list(found.channels) == ["FLAIR"]
+    assert b"sub-" not in raw
+    (home.research / CaseFiles.of("sub-p1_ses-v1").image("FLAIR")).unlink()
+    with pytest.raises(SiteFailed, match="no fingerprint could be made"):
+        site.fingerprint(plan.hash)
+    audit.close()
+
+
+def test_what_the_coordinator_says_of_it() -> None:
+    site = {"site": "a", "state": "done", "words": ""}
+    other = {"site": "b", "state": "refused", "words": "the approved plan does not list it"}
+    merged = {"sites": 1, "patients": 9, "cases": 12}
+    assert _fingerprint_words({"sites": [site, other], "merged": merged}) == (
+        "data of 1 of 2 sites, merged: 9 patients, 12 cases; b: the approved plan does not list it"
+    )
+    assert _fingerprint_words({"sites": [other], "merged": None}).startswith("data of 0 of 1")
