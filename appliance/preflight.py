@@ -7,8 +7,7 @@ from __future__ import annotations
 
 import shutil
 import socket
-import threading
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from contextlib import closing
 from dataclasses import dataclass
 from datetime import UTC, datetime
@@ -23,9 +22,11 @@ from appliance.settings import PacsSection, Settings, SettingsInvalid, load_sett
 from dicom_bridge.errors import DicomBridgeError, VaultError
 from dicom_bridge.vault import FILE as VAULT_FILE
 from dicom_bridge.vault import Vault
+from federation.clock import utc_now
 
 SMALLEST_DISK_BYTES = 10 * 2**30
 CERTIFICATE_WARNING_DAYS = 30
+_TOKEN_HINT = "`clinode node check --token FILE` tries the way already"
 RENEW = "ask for a new token, move keys/node.crt away and enrol again"
 
 
@@ -38,12 +39,13 @@ class Finding:
     message: str
 
 
-def check_node(root: Path, *, now: datetime | None = None) -> list[Finding]:
+def check_node(root: Path, *, now: datetime | None = None, token: str = "") -> list[Finding]:
     """Check settings, keys, disk, receiver, PACS, certificate and coordinator.
 
     Args:
         root: the node's home folder.
         now: the present time (UTC).
+        token: an enrolment token: tries the way to its coordinator before this node is enrolled.
     """
     home = Home(root)
     try:
@@ -60,7 +62,7 @@ def check_node(root: Path, *, now: datetime | None = None) -> list[Finding]:
         found.append(Finding("PACS", False, "none is configured: add a [[pacs]] table"))
     found.extend(_pacs(settings, pacs) for pacs in settings.pacs)
     found.append(_certificate(home, now or datetime.now(UTC)))
-    found.append(_coordinator(home))
+    found.extend(_way(home, settings, now, token))
     return found
 
 
@@ -151,24 +153,26 @@ def _certificate(home: Home, now: datetime) -> Finding:
     return Finding("certificate", True, words)
 
 
-def _coordinator(home: Home) -> Finding:
-    """One handshake call as the node makes it: mutual TLS, standing of the site, versions."""
-    from federation.enrolment.client import load_identity
-    from federation.errors import CoordinatorUnreachable, FederationError
-    from federation.node.connection import CoordinatorConnection
+def _way(home: Home, settings: Settings, now: datetime | None, token: str) -> Iterator[Finding]:
+    """The way to the coordinator, step by step up to the first that fails."""
+    from appliance.way_out import proxy_of
+    from federation.enrolment.client import CERTIFICATE_FILE, load_identity
+    from federation.enrolment.token import parse_token
+    from federation.errors import FederationError
+    from federation.node.route import Way, examine, examine_token
 
-    once = threading.Event()
-    once.set()
     try:
-        identity = load_identity(home.keys)
-        connection = CoordinatorConnection(identity, stop=once)
-        try:
-            connection.handshake()
-        finally:
-            connection.close()
-    except CoordinatorUnreachable as error:
-        words = f"{identity.address}: {error}; check the address, the firewall and whether it runs"
-        return Finding("coordinator", False, words)
+        if token:
+            given = parse_token(token)
+            steps = examine_token(Way(given.address, proxy_of(settings, given.address)), given)
+        elif not (home.keys / CERTIFICATE_FILE).exists():
+            yield Finding("coordinator", False, "not enrolled; with the token " + _TOKEN_HINT)
+            return
+        else:
+            identity = load_identity(home.keys)
+            way = Way(identity.address, proxy_of(settings, identity.address))
+            steps = examine(way, identity, clock=utc_now if now is None else lambda: now)
+        for step in steps:
+            yield Finding(f"coordinator, {step.name}", step.ok, step.words)
     except (FederationError, OSError, ValueError) as error:
-        return Finding("coordinator", False, str(error))
-    return Finding("coordinator", True, f"{identity.address} answers with mutual TLS")
+        yield Finding("coordinator", False, str(error))

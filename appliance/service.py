@@ -45,6 +45,7 @@ from appliance.settings import Settings, load_settings
 from appliance.site_work import SiteParts, SiteWork
 from appliance.store import DatasetState, NodeState, ResultState, StudyRow
 from appliance.versions import Versions
+from appliance.way_out import proxy_of
 from dicom_bridge.archive import Archive
 from dicom_bridge.net.retrieve import RetrievePolicy
 from federation.audit_chain import AuditChain
@@ -423,7 +424,9 @@ class Node:
                 continue
             self._identity = load_identity(self.home.keys)
             agent = SiteAgent(
-                CoordinatorConnection(self._identity),
+                CoordinatorConnection(
+                    self._identity, proxy=proxy_of(self.settings, self._identity.address)
+                ),
                 self.site,
                 clock=self._options.clock,
                 observer=self._options.agent_observer,

@@ -34,6 +34,7 @@ from appliance.settings_imaging import (
     QcSection,
     SeriesSection,
 )
+from appliance.settings_network import FederationSection
 
 MAX_SETTINGS_BYTES = 1_048_576
 
@@ -140,6 +141,7 @@ class TlsSection(Section):
     """DICOM TLS (PS3.15 Annex B): our certificate and whom we believe. PEM files."""
 
     certificate: Path
+    """The node's certificate, for receiver and outgoing associations."""
     key: Path
     """Private key without passphrase; only the service's user may read it."""
     authorities: Path
@@ -151,6 +153,7 @@ class DicomSection(Section):
     """The node's own application entity (Storage and Verification SCP)."""
 
     ae_title: AETitle = "CLINODE"
+    """The node's own AE title."""
     host: Host = "127.0.0.1"
     """The address that the receiver binds to."""
     port: Annotated[int, Field(ge=0, le=65535)] = 11112
@@ -169,8 +172,11 @@ class QuerySection(Section):
     """Which studies the node asks for (C-FIND keys)."""
 
     modalities: tuple[str, ...] = ("MR",)
+    """ModalitiesInStudy."""
     study_date_from: date | None = None
+    """First StudyDate."""
     study_date_to: date | None = None
+    """Last StudyDate."""
     description: str | None = None
     """StudyDescription; the wildcards ``*`` and ``?`` of PS3.4 C.2.2.2.4 are allowed."""
 
@@ -191,6 +197,7 @@ class WebSection(Section):
     user: str = ""
     """User for HTTP basic authentication; needs `password_file`."""
     password_file: Path | None = None
+    """File with that user's password; read anew for each request."""
     authorities: Path | None = None
     """Certificates (PEM) that vouch for the server; empty uses the system's."""
 
@@ -199,11 +206,15 @@ class PacsSection(Section):
     """One PACS that the node talks to."""
 
     name: Slug
+    """How commands and other settings call it."""
     transport: Literal["dimse", "dicomweb"] = "dimse"
     """How the node talks to it: DIMSE needs AE title, host and port, DICOMweb needs ``web``."""
     ae_title: AETitle = "PACS"
+    """The PACS's AE title."""
     host: Host = "localhost"
+    """Its name or address."""
     port: Port = 104
+    """Its DICOM port."""
     tls: bool = False
     """DICOM TLS towards this PACS; needs ``[dicom.tls]``."""
     web: WebSection | None = None
@@ -238,6 +249,7 @@ class IntakeSection(Section):
     instance_modalities: tuple[str, ...] = ("MR", "SEG", "RTSTRUCT")
     """Series of other modalities are left in the PACS; an empty tuple takes all."""
     max_instances_per_study: Annotated[int, Field(ge=1)] = 20_000
+    """A larger study is refused."""
 
 
 class DeidentificationSection(Section):
@@ -271,6 +283,7 @@ class ResourcesSection(Section):
     threads: Annotated[int, Field(ge=1, le=512)] = 1
     """Threads per worker process and for the trainer."""
     memory_bytes: Annotated[int, Field(ge=536_870_912)] = 4_294_967_296
+    """The node's memory; checked, not enforced yet."""
     device: Literal["cpu", "cuda"] = "cpu"
 
 
@@ -278,14 +291,18 @@ class RetrySection(Section):
     """How often and when a failed stage is repeated."""
 
     attempts: Annotated[int, Field(ge=1, le=100)] = 5
+    """Tries of a failing stage before a person is asked."""
     first_wait_s: Annotated[float, Field(ge=0.0)] = 5.0
+    """The wait after the first failure; it doubles each time."""
     longest_wait_s: Annotated[float, Field(ge=0.0)] = 3600.0
+    """The longest wait."""
 
 
 class SplitSection(Section):
     """The site's own test set, fixed at a patient's first freeze."""
 
     test_share: Share = 2 / 9
+    """Share of labelled patients that never train."""
     minimum_labelled: Annotated[int, Field(ge=1)] = 5
     """From this many labelled patients on at least one is in the test set."""
 
@@ -342,6 +359,7 @@ class AuditSection(Section):
     host: Host | None = None
     """Audit record repository (IHE ATNA); None keeps them in the file alone."""
     port: Port = 6514
+    """Its port."""
     transport: Literal["tls", "udp"] = "tls"
     """Syslog over TLS (RFC 5425, certificate of ``[dicom.tls]``) or over UDP (RFC 5426)."""
 
@@ -350,8 +368,11 @@ class CoordinatorSection(Section):
     """The federation's coordinator; the node only dials out to it."""
 
     host: Host
+    """For your notes: the node uses the address that enrolment told it."""
     port: Port
+    """As above."""
     enrolment_port: Annotated[int, Field(ge=1, le=65535)] | None = None
+    """As above."""
 
 
 class Settings(Section):
@@ -382,6 +403,7 @@ class Settings(Section):
     access: AccessSection = AccessSection()
     results: ResultsSection = ResultsSection()
     audit: AuditSection = AuditSection()
+    federation: FederationSection = FederationSection()
     coordinator: CoordinatorSection | None = None
 
     def query_pacs(self) -> tuple[PacsSection, ...]:

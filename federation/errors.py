@@ -53,6 +53,18 @@ class CoordinatorUnreachable(FederationError):
     """The coordinator gave no answer; the call may be repeated."""
 
 
+class NameUnknown(CoordinatorUnreachable):
+    """Name resolution does not know the coordinator or the proxy."""
+
+
+class RouteClosed(CoordinatorUnreachable):
+    """No TCP connection: a firewall, a wrong address, or nothing runs there."""
+
+
+class ProxyRefused(CoordinatorUnreachable):
+    """The proxy does not let us through, or is none."""
+
+
 class RequestRefused(FederationError):
     """The coordinator understood a request and refused it; repeating it does not help."""
 

@@ -119,6 +119,8 @@ def replaced(text: str, name: str, body: str) -> str:
 
 def documents() -> dict[Path, str]:
     """Every file that has generated parts, as it should be."""
+    from settings_reference import settings_reference
+
     from appliance.tools.conformance import statement_of
     from federation.coordinator.states import ROUND_TABLE, RUN_TABLE, TASK_TABLE
 
@@ -134,6 +136,7 @@ def documents() -> dict[Path, str]:
         design: text,
         imaging: images,
         ROOT / "docs" / "commands.md": command_reference(),
+        ROOT / "docs" / "settings.md": settings_reference(),
         ROOT / "docs" / "dicom-conformance.md": statement_of(None),
     }
 

@@ -4,7 +4,7 @@
 set -euo pipefail
 cd "$(dirname "$0")/.."
 
-debian_packages=(orthanc orthanc-dicomweb dcmtk dicom3tools dcm2niix)
+debian_packages=(orthanc orthanc-dicomweb dcmtk dicom3tools dcm2niix tinyproxy)
 say() { printf '%s\n' "$*"; }
 
 python=${PYTHON:-python3}
@@ -58,14 +58,17 @@ install_debian() {
   local status=0
   "${as_root[@]}" env DEBIAN_FRONTEND=noninteractive apt-get install -y -qq --no-install-recommends "${missing[@]}" >/dev/null || status=$?
   [ $made_policy = no ] || "${as_root[@]}" rm -f "$policy"
-  if [[ " ${missing[*]} " == *" orthanc "* ]] && [ $had_orthanc = no ]; then
-    # Nor may it start at the next boot: the demo's PACS have their own configuration and ports.
+  # Nor may they start at the next boot: tests and demo have their own configuration and ports.
+  local service
+  for service in orthanc tinyproxy; do
+    [[ " ${missing[*]} " == *" $service "* ]] || continue
+    [ $service = orthanc ] && [ $had_orthanc = yes ] && continue
     if command -v systemctl >/dev/null && [ -d /run/systemd/system ]; then
-      "${as_root[@]}" systemctl disable --now orthanc >/dev/null 2>&1 || true
+      "${as_root[@]}" systemctl disable --now $service >/dev/null 2>&1 || true
     elif command -v update-rc.d >/dev/null; then
-      "${as_root[@]}" update-rc.d orthanc disable >/dev/null 2>&1 || true
+      "${as_root[@]}" update-rc.d $service disable >/dev/null 2>&1 || true
     fi
-  fi
+  done
   return $status
 }
 if [ ${#missing[@]} -gt 0 ] && [ "${as_root[*]:-}" != false ] && command -v apt-get >/dev/null; then

@@ -64,25 +64,46 @@ def enrol(
     """Join a project: the key is made here, only a signing request travels."""
     from appliance.home import Home
     from appliance.settings import load_settings
+    from appliance.way_out import proxy_of
     from federation.enrolment.client import enrol as join
+    from federation.enrolment.token import parse_token
 
     home = Home(ctx.obj.resolve())
     settings = load_settings(home.settings_file)
-    file = Path(token)
-    given: str | Path = file if len(token) < 256 and file.is_file() else token
-    identity = join(given, home.keys, settings.node.site)
+    given = parse_token(_given(token))
+    proxy = proxy_of(settings, given.address)
+    identity = join(given, home.keys, settings.node.site, proxy=proxy)
     print_lines(
         f"{identity.site} is enrolled in project {identity.project}; "
         f"the coordinator is {identity.address}"
     )
 
 
-@app.command()
-def check(ctx: typer.Context, json: Json = False) -> None:
-    """Check everything the node needs before it runs, and say what to do about each problem."""
-    from appliance.preflight import check_node
+def _given(token: str) -> str | Path:
+    """A token, or the file that holds it."""
+    file = Path(token)
+    return file if len(token) < 256 and file.is_file() else token
 
-    findings = check_node(ctx.obj.resolve())
+
+@app.command()
+def check(
+    ctx: typer.Context,
+    token: Annotated[
+        str,
+        typer.Option("--token", help="Before enrolment: a token whose coordinator is tried."),
+    ] = "",
+    json: Json = False,
+) -> None:
+    """Check everything the node needs before it runs, and say what to do about each problem.
+
+    The way to the coordinator is looked at in the order name, route, proxy, TLS, identity, clock,
+    version; the first step that fails says whom to tell what.
+    """
+    from appliance.preflight import check_node
+    from federation.enrolment.token import parse_token
+
+    given = parse_token(_given(token)).to_text() if token else ""
+    findings = check_node(ctx.obj.resolve(), token=given)
     if json:
         print_json([{"check": f.check, "ok": f.ok, "message": f.message} for f in findings])
     else:

@@ -19,15 +19,14 @@ import time
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Final
 
 import structlog
 from cryptography import x509
 
 from federation.coordinator.causes import Cause, cause_of
 from federation.pki import common_name, serial_of
+from federation.wire.pump import Pump
 
-BUFFER_BYTES: Final = 1 << 18
 _log = structlog.get_logger(__name__)
 
 
@@ -192,7 +191,7 @@ class TlsFront:
                 plain.connect(str(self._backend))
                 path.unlink()
                 plain.setblocking(False)
-                _Pump(tls, plain).run(self._stopping)
+                Pump(tls, plain).run(self._stopping)
             finally:
                 with self._lock:
                     self._live.pop(str(path), None)
@@ -248,90 +247,3 @@ def _break(link: socket.socket) -> None:
         socket.socket.shutdown(link, socket.SHUT_RDWR)
     except OSError:
         _log.debug("already_closed")
-
-
-class _Flow:
-    """One direction: a buffer that is filled from one side and emptied into the other."""
-
-    def __init__(self) -> None:
-        self.buffer = memoryview(bytearray(BUFFER_BYTES))
-        self.start = 0
-        self.stop = 0
-        self.ended = False
-
-    @property
-    def empty(self) -> bool:
-        """Nothing waits to be sent."""
-        return self.start == self.stop
-
-    def fill(self, source: socket.socket) -> None:
-        """Receive until the buffer is full; the socket's exception says that no more is there."""
-        if self.empty:
-            self.start = self.stop = 0
-        while self.stop < BUFFER_BYTES and not self.ended:
-            count = source.recv_into(self.buffer[self.stop :])
-            self.ended = count == 0
-            self.stop += count
-
-    def drain(self, sink: socket.socket) -> None:
-        """Send what waits."""
-        while not self.empty:
-            self.start += sink.send(self.buffer[self.start : self.stop])
-
-
-class _Pump:
-    """Moves bytes both ways between a TLS socket and a plain one, in one thread.
-
-    One thread, because OpenSSL's connection object must not be read and written at once.
-    """
-
-    def __init__(self, tls: ssl.SSLSocket, plain: socket.socket) -> None:
-        self._tls, self._plain = tls, plain
-        self._inward, self._outward = _Flow(), _Flow()
-        self._wanted: dict[int, int] = {}
-
-    def run(self, stopping: threading.Event) -> None:
-        """Until either side ends."""
-        while not stopping.is_set():
-            self._wanted = {self._tls.fileno(): 0, self._plain.fileno(): 0}
-            again = self._move(self._inward, self._tls, self._plain)
-            again |= self._move(self._outward, self._plain, self._tls)
-            if any(flow.ended and flow.empty for flow in (self._inward, self._outward)):
-                return
-            if again:
-                continue
-            poller = select.poll()
-            for descriptor, events in self._wanted.items():
-                poller.register(descriptor, events)
-            poller.poll(30_000)
-
-    def _move(self, flow: _Flow, source: socket.socket, sink: socket.socket) -> bool:
-        """One step of one direction; whether more may be had without waiting.
-
-        OpenSSL may hold decrypted bytes that no poll shows: a buffer that was filled to its end
-        and emptied is filled again at once.
-        """
-        again = False
-        try:
-            flow.fill(source)
-            again = not flow.ended
-        except (ssl.SSLWantReadError, ssl.SSLWantWriteError, BlockingIOError) as error:
-            self._want(source, error, select.POLLIN)
-        except ssl.SSLZeroReturnError:
-            flow.ended = True
-        try:
-            flow.drain(sink)
-        except (ssl.SSLWantReadError, ssl.SSLWantWriteError, BlockingIOError) as error:
-            self._want(sink, error, select.POLLOUT)
-            return False
-        if not flow.ended:
-            self._wanted[source.fileno()] |= select.POLLIN
-        return again
-
-    def _want(self, link: socket.socket, error: OSError, otherwise: int) -> None:
-        events = otherwise
-        if isinstance(error, ssl.SSLWantReadError):
-            events = select.POLLIN
-        elif isinstance(error, ssl.SSLWantWriteError):
-            events = select.POLLOUT
-        self._wanted[link.fileno()] |= events

@@ -8,8 +8,8 @@ impostor hears neither the token's secret nor the request.
 from __future__ import annotations
 
 import hashlib
-import socket
 import ssl
+from contextlib import ExitStack, closing
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Final, cast
@@ -23,6 +23,7 @@ from federation.canonical import read_json, write_atomically, write_json
 from federation.clock import Clock, utc_now
 from federation.enrolment.token import EnrolmentToken, parse_token
 from federation.errors import CoordinatorUnreachable, EnrolmentRefused
+from federation.node.tunnel import Tunnel
 from federation.pki import (
     SERVER_NAME,
     common_name,
@@ -34,6 +35,7 @@ from federation.pki import (
     signing_request,
 )
 from federation.wire import federation_pb2 as pb
+from federation.wire.dial import Proxy, dial
 from federation.wire.federation_pb2_grpc import EnrolmentStub
 
 KEY_FILE: Final = "node.key"
@@ -88,21 +90,15 @@ def load_identity(keys_dir: Path) -> SiteIdentity:
     )
 
 
-def _split_address(address: str) -> tuple[str, int]:
-    host, _, port = address.rpartition(":")
-    return host.strip("[]"), int(port)
-
-
-def _served_chain(address: str, timeout_s: float) -> list[bytes]:
+def _served_chain(address: str, proxy: Proxy | None, timeout_s: float) -> list[bytes]:
     """DER certificates that the listener shows, unverified."""
     context = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
     context.minimum_version = ssl.TLSVersion.TLSv1_2
     context.check_hostname = False
     context.verify_mode = ssl.CERT_NONE
     context.set_alpn_protocols(["h2"])
-    host, port = _split_address(address)
     with (
-        socket.create_connection((host, port), timeout=timeout_s) as raw,
+        dial(address, proxy, timeout_s) as raw,
         context.wrap_socket(raw, server_hostname=SERVER_NAME) as tls,
     ):
         # The unverified chain is public on SSLSocket from Python 3.13 on.
@@ -111,7 +107,9 @@ def _served_chain(address: str, timeout_s: float) -> list[bytes]:
         return [c if isinstance(c, bytes) else cast("Any", c).public_bytes(2) for c in shown]
 
 
-def pinned_authority(token: EnrolmentToken, *, timeout_s: float = TIMEOUT_S) -> bytes:
+def pinned_authority(
+    token: EnrolmentToken, proxy: Proxy | None = None, *, timeout_s: float = TIMEOUT_S
+) -> bytes:
     """The project authority's certificate in PEM, as the listener shows it and the token names it.
 
     Raises:
@@ -119,7 +117,7 @@ def pinned_authority(token: EnrolmentToken, *, timeout_s: float = TIMEOUT_S) -> 
         EnrolmentRefused: what answers there is not the token's coordinator.
     """
     try:
-        chain = _served_chain(token.address, timeout_s)
+        chain = _served_chain(token.address, proxy, timeout_s)
     except (OSError, ValueError) as error:
         raise CoordinatorUnreachable(
             f"no TLS answer at {token.address}: check the address and that the firewall lets this "
@@ -148,13 +146,20 @@ def _own_key(keys_dir: Path) -> ec.EllipticCurvePrivateKey:
     return key
 
 
-def _ask(token: EnrolmentToken, authority_pem: bytes, request: bytes) -> pb.EnrolReply:
+def _ask(
+    token: EnrolmentToken, authority_pem: bytes, request: bytes, proxy: Proxy | None = None
+) -> pb.EnrolReply:
     credentials = grpc.ssl_channel_credentials(root_certificates=authority_pem)
     options = (
         ("grpc.ssl_target_name_override", SERVER_NAME),
         ("grpc.use_local_subchannel_pool", 1),
+        ("grpc.enable_http_proxy", 0),
     )
-    with grpc.secure_channel(token.address, credentials, options=options) as channel:
+    with ExitStack() as opened:
+        target = token.address
+        if proxy is not None:
+            target = opened.enter_context(closing(Tunnel(token.address, proxy))).target
+        channel = opened.enter_context(grpc.secure_channel(target, credentials, options=options))
         message = pb.EnrolRequest(
             format=1,
             token_id=token.token_id,
@@ -173,7 +178,12 @@ def _ask(token: EnrolmentToken, authority_pem: bytes, request: bytes) -> pb.Enro
 
 
 def enrol(
-    token: EnrolmentToken | str | Path, keys_dir: Path, site: str, *, clock: Clock = utc_now
+    token: EnrolmentToken | str | Path,
+    keys_dir: Path,
+    site: str,
+    *,
+    clock: Clock = utc_now,
+    proxy: Proxy | None = None,
 ) -> SiteIdentity:
     """Join a project: make a key here, have it certified, keep both with the authority.
 
@@ -196,10 +206,10 @@ def enrol(
         raise EnrolmentRefused(
             f"this node is enrolled already: move {CERTIFICATE_FILE} away to enrol anew"
         )
-    authority_pem = pinned_authority(token)
+    authority_pem = pinned_authority(token, proxy)
     keys_dir.mkdir(parents=True, exist_ok=True, mode=0o700)
     key = _own_key(keys_dir)
-    reply = _ask(token, authority_pem, signing_request(key, site, token.project))
+    reply = _ask(token, authority_pem, signing_request(key, site, token.project), proxy)
     _check_reply(reply, token, site, key)
     write_atomically(keys_dir / AUTHORITY_FILE, authority_pem)
     write_json(

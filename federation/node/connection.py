@@ -30,8 +30,10 @@ from federation.errors import (
     TransferFailed,
     VersionRefused,
 )
+from federation.node.tunnel import Tunnel
 from federation.pki import SERVER_NAME
 from federation.wire import federation_pb2 as pb
+from federation.wire.dial import Proxy
 from federation.wire.federation_pb2_grpc import FederationStub
 from federation.wire.versions import (
     CHUNK_BYTES,
@@ -119,6 +121,7 @@ class CoordinatorConnection:
         retry: how calls are repeated.
         stop: set by whoever wants the agent to end: waiting calls give up then.
         versions: protocol versions to offer.
+        proxy: goes through it; None dials directly.
     """
 
     def __init__(
@@ -129,6 +132,7 @@ class CoordinatorConnection:
         retry: RetryPolicy | None = None,
         stop: threading.Event | None = None,
         versions: Sequence[int] = PROTOCOL_VERSIONS,
+        proxy: Proxy | None = None,
     ) -> None:
         self.site = identity.site
         self._versions = tuple(versions)
@@ -136,6 +140,8 @@ class CoordinatorConnection:
         self._address = address or identity.address
         self._retry = retry or RetryPolicy()
         self.stop = stop or threading.Event()
+        # Without a proxy gRPC dials by itself: one copy of every byte less.
+        self._tunnel = None if proxy is None else Tunnel(self._address, proxy)
         self._channel: grpc.Channel | None = None
         self._stub = self._open()
 
@@ -148,15 +154,27 @@ class CoordinatorConnection:
         options = (
             ("grpc.ssl_target_name_override", SERVER_NAME),
             ("grpc.use_local_subchannel_pool", 1),
+            # Which proxy is used is decided here, not by gRPC from the environment.
+            ("grpc.enable_http_proxy", 0),
             *_KEEPALIVE,
         )
-        self._channel = grpc.secure_channel(self._address, credentials, options=options)
+        target = self._address if self._tunnel is None else self._tunnel.target
+        self._channel = grpc.secure_channel(target, credentials, options=options)
         return FederationStub(self._channel)
 
     def close(self) -> None:
         """Close the connection; a waiting call ends."""
         if self._channel is not None:
             self._channel.close()
+        if self._tunnel is not None:
+            self._tunnel.close()
+
+    def _named(self, error: FederationError) -> FederationError:
+        """The error with the words of the tunnel, which knows more than gRPC says."""
+        known = "" if self._tunnel is None else self._tunnel.problem
+        if known and isinstance(error, CoordinatorUnreachable):
+            return CoordinatorUnreachable(known)
+        return error
 
     def handshake(self) -> pb.HandshakeReply:
         """Agree on a protocol version.
@@ -233,7 +251,7 @@ class CoordinatorConnection:
             try:
                 return call()
             except grpc.RpcError as error:
-                raise mapped(error) from None
+                raise self._named(mapped(error)) from None
             except (ValueError, grpc.FutureCancelledError) as error:
                 # grpcio: a closed channel, or a transfer that stalled.
                 raise CoordinatorUnreachable("the connection was closed or stalled") from error

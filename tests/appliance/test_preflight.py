@@ -13,9 +13,11 @@ from pynetdicom import AE, evt
 
 from appliance.home import Home, create_keys, load_keys
 from appliance.preflight import Finding, check_node
-from appliance.settings import settings_from, settings_toml
+from appliance.settings import SettingsInvalid, load_settings, settings_from, settings_toml
+from appliance.way_out import proxy_of
 from dicom_bridge.vault import Vault
 from federation.enrolment import enrol
+from federation.errors import SettingsRefused
 from tests.appliance.control.served import serve, short_runtime
 from tests.federation.doubles import Federation
 
@@ -78,12 +80,12 @@ def test_a_good_node_passes_and_a_revoked_or_old_one_is_told(tmp_path: Path) -> 
             assert (old.ok, "expired" in old.message) == (False, True)
             federation.coordinator.registry.revoke(HOSPITAL, "left")
             revoked = by_check(check_node(home.root))
-            assert "revoked" in revoked["coordinator"].message
-            assert {check for check, f in revoked.items() if not f.ok} == {"coordinator"}
+            assert "revoked" in revoked["coordinator, identity"].message
+            assert {c for c, f in revoked.items() if not f.ok} == {"coordinator, identity"}
     finally:
         federation.close()
     gone = by_check(check_node(tmp_path / "home"))
-    assert "cannot be reached" in gone["coordinator"].message
+    assert "firewall team" in gone["coordinator, route"].message
     assert not gone["PACS main"].ok
 
 
@@ -92,6 +94,61 @@ def test_a_node_that_is_not_enrolled_is_told_how_to(tmp_path: Path) -> None:
         found = by_check(check_node(make_node(tmp_path / "home", port).root))
     assert {check for check, f in found.items() if not f.ok} == {"certificate", "coordinator"}
     assert "clinode node enrol" in found["certificate"].message
+
+
+@pytest.mark.integration
+def test_the_way_is_tried_with_a_token_before_enrolment(tmp_path: Path) -> None:
+    federation = Federation(tmp_path)
+    try:
+        home = make_node(tmp_path / "home", 9, pacs=[])
+        token = federation.coordinator.registry.add(HOSPITAL).to_text()
+        found = by_check(check_node(home.root, token=token))
+        steps = [name for name in found if name.startswith("coordinator, ")]
+        assert steps == ["coordinator, name", "coordinator, route", "coordinator, TLS"]
+        assert all(found[name].ok for name in steps)
+    finally:
+        federation.close()
+    gone = by_check(check_node(home.root, token=token))
+    assert "firewall team" in gone["coordinator, route"].message
+
+
+def test_a_proxy_of_the_settings_is_tried_first(tmp_path: Path) -> None:
+    home = make_node(
+        tmp_path / "home",
+        9,
+        pacs=[],
+        federation={"proxy": {"url": "http://no-such-proxy.invalid:3128"}},
+    )
+    proxy = proxy_of(load_settings(home.settings_file), "fed.example.org:8440")
+    assert proxy is not None
+    assert proxy.address == "no-such-proxy.invalid:3128"
+
+
+@pytest.mark.parametrize(
+    "table",
+    [
+        {"url": "proxy:3128"},
+        {"url": "http://user:word@proxy:3128"},
+        {"url": "http://proxy:3128", "user": "node"},
+    ],
+)
+def test_a_proxy_that_cannot_be_used_is_told_by_the_settings(table: dict[str, str]) -> None:
+    with pytest.raises(SettingsInvalid, match=r"federation\.proxy"):
+        settings_from({"node": {"site": "a"}, "federation": {"proxy": table}})
+
+
+def test_the_password_of_a_proxy_comes_from_its_file(tmp_path: Path) -> None:
+    word = tmp_path / "word"
+    word.write_text("s3cret\n")
+    table = {"url": "http://proxy:3128", "user": "node", "password_file": str(word)}
+    made = settings_from({"node": {"site": "a"}, "federation": {"proxy": table}})
+    proxy = proxy_of(made, "fed.example.org:8440")
+    assert proxy is not None
+    assert proxy.password == "s3cret"
+    assert "s3cret" not in repr(proxy)
+    word.unlink()
+    with pytest.raises(SettingsRefused, match="password file"):
+        proxy_of(made, "fed.example.org:8440")
 
 
 def test_a_pacs_that_answers_with_a_failure_does_not_pass(tmp_path: Path) -> None:

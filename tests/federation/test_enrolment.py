@@ -164,7 +164,7 @@ def test_nobody_answers(tmp_path: Path) -> None:
         "0" * 16, "site-a", PROJECT, f"127.0.0.1:{free_port()}", "0" * 64,
         datetime(2999, 1, 1, tzinfo=UTC), bytes(32),
     )  # fmt: skip
-    with pytest.raises(CoordinatorUnreachable, match="dial out"):
+    with pytest.raises(CoordinatorUnreachable, match="outgoing TCP"):
         enrol(token, tmp_path / "keys", "site-a")
 
 

@@ -1,0 +1,36 @@
+"""The tables of the settings file about the way to the federation."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated, Self
+
+from pydantic import Field, model_validator
+
+from appliance.settings_base import Section
+
+
+class ProxySection(Section):
+    """The HTTP proxy that the node goes out through, by CONNECT."""
+
+    url: Annotated[str, Field(pattern=r"\Ahttps?://[^\s@/]{1,500}/?\z")]
+    """``http://proxy.example.org:3128``; with ``https`` the proxy itself is spoken to by TLS."""
+    authorities: Path | None = None
+    """Certificates (PEM) that vouch for an ``https`` proxy; empty uses the system's."""
+    user: Annotated[str, Field(max_length=200)] = ""
+    """User for basic authentication; needs `password_file`."""
+    password_file: Path | None = None
+    """File with that user's password."""
+
+    @model_validator(mode="after")
+    def _agree(self) -> Self:
+        if bool(self.user) != (self.password_file is not None):
+            raise ValueError("user and password_file belong together: give both or neither")
+        return self
+
+
+class FederationSection(Section):
+    """The way to the coordinator."""
+
+    proxy: ProxySection | None = None
+    """None takes the proxy that the environment names (``https_proxy``, ``no_proxy``), if any."""
