@@ -14,7 +14,9 @@ from appliance.imaging.volume import Volume, apply_affine, inverse
 
 EVERY_NEIGHBOUR = np.ones((3, 3, 3), dtype=bool)
 FAINT = 0.02
-"""Shares below this are the ringing of the interpolation."""
+"""Shares below this part of what one voxel of the mask can give are the interpolation's ringing."""
+ALIKE = 0.02
+"""Shares that differ by less count as equal: the voxel nearer to the piece's centre goes first."""
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -25,6 +27,7 @@ class _Shares:
         places: (N,) flat indices on the target grid.
         shares: (N,) float32, 0 to 1.
         owners: (N,) the piece that each belongs to, from 1.
+        distances: (N,) mm to the piece's centre.
         sizes: (pieces + 1,) the voxels of the target grid that each piece's own voxels fill, as far
             as they lie on it; at least 1 for a piece that reaches it.
     """
@@ -32,6 +35,7 @@ class _Shares:
     places: NDArray[np.int64]
     shares: NDArray[np.float32]
     owners: NDArray[np.int64]
+    distances: NDArray[np.float64]
     sizes: NDArray[np.int64]
 
 
@@ -114,18 +118,22 @@ def _shares(mask: Volume, grid: Grid) -> _Shares:
     wanted = np.maximum(np.floor(sizes * ratio + 0.5).astype(np.int64), sizes > 0)
     if part is None:
         nothing = np.zeros(0, dtype=np.int64)
-        return _Shares(nothing, nothing.astype(np.float32), nothing, wanted)
+        return _Shares(nothing, nothing.astype(np.float32), nothing, nothing * 0.0, wanted)
     grey = Volume(inside.astype(np.float32), near.affine)
     share = resample(grey, part, interpolation="cubic").data
-    places = np.argwhere(share >= FAINT)
+    places = np.argwhere(share >= FAINT * min(1.0, ratio))
     shares = share[tuple(places.T)]
     owners = np.ones(len(places), dtype=np.int64)
+    world, found = apply_affine(near.affine, voxels), apply_affine(part.affine, places)
     if count > 1 and len(places):
-        tree = spatial.cKDTree(apply_affine(near.affine, voxels))
-        _, nearest = tree.query(apply_affine(part.affine, places))
+        _, nearest = spatial.cKDTree(world).query(found)
         owners = piece_of[nearest].astype(np.int64)
+    counts = np.maximum(np.bincount(piece_of, minlength=count + 1), 1)
+    sums = [np.bincount(piece_of, weights=world[:, a], minlength=count + 1) for a in range(3)]
+    centres = np.stack(sums, axis=1) / counts[:, None]
+    distances = np.linalg.norm(found - centres[owners], axis=1)
     flat = np.ravel_multi_index(tuple((places + first).T), grid.shape)
-    return _Shares(np.asarray(flat, dtype=np.int64), shares, owners, wanted)
+    return _Shares(np.asarray(flat, dtype=np.int64), shares, owners, distances, wanted)
 
 
 def _target_part(near: Grid, grid: Grid) -> tuple[Grid | None, NDArray[np.int64]]:
@@ -144,8 +152,8 @@ def _target_part(near: Grid, grid: Grid) -> tuple[Grid | None, NDArray[np.int64]
 
 def _kept(found: _Shares) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
     """The places that the pieces keep, and whose each is."""
-    steps = np.round(found.shares, 3)  # equal but for rounding: the order of places decides
-    order = np.lexsort((found.places, -steps, found.owners))
+    steps = np.round(found.shares / ALIKE)
+    order = np.lexsort((found.places, np.round(found.distances, 3), -steps, found.owners))
     owners = found.owners[order]
     starts = np.searchsorted(owners, np.arange(found.sizes.size + 1))
     rank = np.arange(len(order)) - starts[owners]
