@@ -96,10 +96,7 @@ def _combine(
     if refines(named, acquired, seen):
         processed = named.kind is SeriesKind.DERIVED
         source = acquired.source or acquired.kind
-        return (
-            replace(named, confidence=NAMED if processed else LIKELY),
-            source if processed else None,
-        )
+        return named, source if processed else None
     if other and (acquired.kind is named.kind or acquired.rule not in _MAGNITUDES):
         return acquired, None  # a phase image of a T1 may well be called T1
     if acquired.kind in (SeriesKind.DERIVED, SeriesKind.ADC, SeriesKind.LOCALISER):

@@ -77,7 +77,7 @@ def split(given_cases: Sequence[CaseFigures], parts: int) -> list[list[CaseFigur
     return [part for part in found if part]
 
 
-@settings(deadline=None)
+@settings(deadline=None, max_examples=40)
 @given(st.lists(prints, min_size=1, max_size=5), st.randoms(use_true_random=False))
 def test_the_order_and_the_grouping_change_no_bit(
     sites: list[Fingerprint], random: st.DataObject
@@ -95,7 +95,7 @@ def test_the_order_and_the_grouping_change_no_bit(
     assert folded.to_json() == whole
 
 
-@settings(deadline=None)
+@settings(deadline=None, max_examples=40)
 @given(cases, st.integers(1, 4), STEPS)
 def test_merged_sites_are_the_pooled_data(
     everybody: list[CaseFigures], parts: int, step: int
@@ -108,7 +108,7 @@ def test_merged_sites_are_the_pooled_data(
     assert merged.cases == pooled.cases
 
 
-@settings(deadline=None)
+@settings(deadline=None, max_examples=40)
 @given(cases)
 def test_moments_are_those_of_the_voxels(everybody: list[CaseFigures]) -> None:
     found = make_fingerprint(everybody, OPEN).channels["CT"].intensities
@@ -174,7 +174,7 @@ def patients_behind(everybody: Sequence[CaseFigures], low: int, width: int) -> i
     )
 
 
-@settings(deadline=None)
+@settings(deadline=None, max_examples=40)
 @given(cases, st.integers(2, 4), STEPS)
 def test_no_figure_stands_for_fewer_patients(
     everybody: list[CaseFigures], minimum: int, step: int
@@ -201,7 +201,7 @@ def test_no_figure_stands_for_fewer_patients(
             assert patients_behind(everybody, number * width, width) >= minimum
 
 
-@settings(deadline=None)
+@settings(deadline=None, max_examples=40)
 @given(cases, st.integers(2000, 30_000), st.integers(1, 10**6), STEPS)
 def test_one_patients_outlier_is_invisible(
     everybody: list[CaseFigures], extreme: int, voxels: int, step: int
@@ -272,7 +272,7 @@ def test_figures_for_people() -> None:
 
 
 @given(prints)
-@settings(deadline=None)
+@settings(deadline=None, max_examples=40)
 def test_what_travels_comes_back(found: Fingerprint) -> None:
     raw = found.to_json()
     assert Fingerprint.from_json(raw) == found
