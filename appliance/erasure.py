@@ -36,7 +36,7 @@ from federation.canonical import JSON
 from federation.clock import stamp
 
 _log = structlog.get_logger(__name__)
-_TEXT = frozenset({".json", ".jsonl", ".log", ".txt", ".tsv", ".csv"})
+_TEXT = frozenset({".json", ".jsonl", ".log", ".txt", ".tsv", ".csv", ".html"})
 _LARGEST_TEXT = 256 * 1024 * 1024
 _IN_PACS = frozenset({"sending", "sent", "stored", "committed", "superseded"})
 
@@ -229,6 +229,9 @@ def _forget_in_text(path: Path, cases: tuple[str, ...]) -> None:
     content = path.read_bytes()
     words = tuple(case.encode() for case in cases)
     if not any(word in content for word in words):
+        return
+    if path.suffix == ".html":
+        path.unlink()  # a report: it is drawn anew when somebody asks for it
         return
     if path.suffix == ".json":
         try:

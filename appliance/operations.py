@@ -29,6 +29,7 @@ from appliance.pipeline.runner import Runner
 from appliance.pipeline.states import Stage
 from appliance.pipeline.work import QC_FILE, STAGES
 from appliance.preparation import Preparer
+from appliance.reports.site import report_path, write_dataset_report
 from appliance.research import CaseFiles, case_files
 from appliance.results import Results
 from appliance.settings import PacsSection, Settings
@@ -234,6 +235,19 @@ class Operations:
         study = self._parts.state.studies.get(study_key)
         found = case_files(self._parts.home, CaseFiles(study.subject, study.session))
         return [path.as_posix() for path in found]
+
+    def report(self, study_key: str) -> Path | None:
+        """Where a study's report for people lies."""
+        return report_path(self._parts.home, self._parts.state.studies.get(study_key))
+
+    def dataset_report(self, name: str) -> Path:
+        """Draw a data set's report for people.
+
+        Raises:
+            NotFound: no such data set.
+        """
+        parts = self._parts
+        return write_dataset_report(parts.state, parts.home, parts.settings, name)
 
     def wake(self) -> None:
         """Let waiting parts look for work now."""

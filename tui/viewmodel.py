@@ -198,6 +198,8 @@ def study_lines(detail: pb.StudyDetail) -> Iterator[Line]:
     if detail.qc_decision:
         reasons = "; ".join(detail.qc_reasons)
         yield Line("QC", f"{detail.qc_decision} {reasons}".strip())
+    if detail.report:
+        yield Line("report", f"{detail.report}  (open it in a browser)")
     for metric in detail.qc:
         yield Line(f"  {metric.name}", f"{metric.value:.4g} {metric.unit} ({metric.direction})")
     for result in detail.results:

@@ -11,6 +11,7 @@ import typer
 
 from appliance.cli.output import (
     as_json,
+    copy_report,
     print_error,
     print_json,
     print_lines,
@@ -88,6 +89,17 @@ def freeze(ctx: typer.Context, name: Name, reason: Reason = "", json: Json = Fal
     """Fix the members and the split for good."""
     with NodeClient(ctx.obj) as client:
         _show(client.freeze_dataset(name, reason), json)
+
+
+@app.command()
+def report(
+    ctx: typer.Context,
+    name: Name,
+    out: Annotated[Path | None, typer.Option("--out", help="Copy it to this file (HTML).")] = None,
+) -> None:
+    """Draw a data set's report for people, outliers on top: open it in any browser."""
+    with NodeClient(ctx.obj) as client:
+        copy_report(Path(client.dataset_report(name).path), out)
 
 
 @app.command()

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import sys
 from collections.abc import Iterable, Sequence
+from pathlib import Path
 from typing import Any
 
 from google.protobuf.json_format import MessageToDict
@@ -12,6 +13,8 @@ from google.protobuf.message import Message
 from rich.console import Console
 from rich.table import Table
 from rich.text import Text
+
+from appliance.errors import ControlError
 
 
 def as_json(message: Message) -> dict[str, Any]:
@@ -66,6 +69,25 @@ def print_pairs(pairs: Iterable[tuple[str, object]]) -> None:
     shown = [(name, printable(str(value))) for name, value in pairs if value not in ("", None)]
     width = max((len(name) for name, _ in shown), default=0)
     print_lines(*(f"{name:<{width}}  {value}" for name, value in shown))
+
+
+def copy_report(path: Path, out: Path | None) -> None:
+    """Say where a report lies, or copy it with links that hold at its new place.
+
+    Raises:
+        ControlError: the copy cannot be written.
+    """
+    if out is None:
+        print_lines(str(path))
+        return
+    from appliance.reports.site import relinked
+
+    try:
+        page = relinked(path.read_text(encoding="utf-8"), path.parent, out.absolute().parent)
+        out.write_text(page, encoding="utf-8")
+    except OSError as error:
+        raise ControlError(f"the report cannot be copied ({error.strerror})") from error
+    print_lines(f"wrote {out}")
 
 
 def print_error(sentence: str) -> None:

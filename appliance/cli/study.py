@@ -3,11 +3,19 @@
 from __future__ import annotations
 
 import sys
+from pathlib import Path
 from typing import Annotated
 
 import typer
 
-from appliance.cli.output import as_json, print_json, print_lines, print_pairs, print_table
+from appliance.cli.output import (
+    as_json,
+    copy_report,
+    print_json,
+    print_lines,
+    print_pairs,
+    print_table,
+)
 from appliance.control.client import NodeClient
 from appliance.errors import ControlError
 from appliance.pipeline.states import State
@@ -71,6 +79,7 @@ def show(ctx: typer.Context, key: Key, json: Json = False) -> None:
             ("inputs", ", ".join(study.inputs)),
             ("split", study.split),
             ("QC", "; ".join((detail.qc_decision, *detail.qc_reasons))),
+            ("report", detail.report),
         )
     )
     print_lines("")
@@ -86,6 +95,26 @@ def show(ctx: typer.Context, key: Key, json: Json = False) -> None:
             ((m.name, f"{m.value:.4g}", m.unit, m.direction, m.decision) for m in detail.qc),
             empty="",
         )
+
+
+@app.command()
+def report(
+    ctx: typer.Context,
+    key: Key,
+    out: Annotated[Path | None, typer.Option("--out", help="Copy it to this file (HTML).")] = None,
+    redraw: Annotated[
+        bool, typer.Option("--redraw", help="Draw it anew first, of a ready study's present files.")
+    ] = False,
+) -> None:
+    """Say where a study's report for people lies, or copy it: open it in any browser."""
+    with NodeClient(ctx.obj) as client:
+        found = client.study_report(key)
+    path = Path(found.path)
+    if redraw:
+        from appliance.reports.published import redraw_report
+
+        redraw_report(path)
+    copy_report(path, out)
 
 
 def _act(ctx: typer.Context, verb: str, key: str, reason: str) -> None:

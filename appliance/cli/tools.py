@@ -210,6 +210,43 @@ def qc(
 
 
 @app.command()
+def report(
+    out: Annotated[Path, typer.Argument(help="The report to write (HTML).")],
+    images: Annotated[list[Path], typer.Argument(help="Images (NIfTI), the reference first.")],
+    mask: Annotated[
+        list[Path] | None, typer.Option("--mask", help="Brain mask; one per image, in order.")
+    ] = None,
+    label: Annotated[Path | None, typer.Option("--label", help="Label on the reference.")] = None,
+    transform: Annotated[
+        list[Path] | None,
+        typer.Option("--transform", help="ITK transform of each image after the first."),
+    ] = None,
+    quality: Annotated[
+        Path | None, typer.Option("--qc", help="What `clinode tools qc --json` printed.")
+    ] = None,
+    site: Annotated[
+        Path | None, typer.Option("--site", help="Folder derivatives/qc to compare with.")
+    ] = None,
+    title: Annotated[str, typer.Option("--title", help="What to call the study.")] = "study",
+) -> None:
+    """Draw a study's report for people: one HTML file, no node needed."""
+    from appliance.reports.files import ReportFiles, content_of
+    from appliance.reports.study import render_study
+
+    files = ReportFiles(
+        images=tuple(images),
+        masks=tuple(mask or ()),
+        label=label,
+        transforms=tuple(transform or ()),
+        quality=quality,
+        site=site,
+        title=title,
+    )
+    out.write_text(render_study(content_of(files)), encoding="utf-8")
+    print_lines(f"wrote {out}")
+
+
+@app.command()
 def segment(
     model: Annotated[Path, typer.Argument(help="Model folder, as `clinode run export` writes.")],
     images: Annotated[

@@ -105,6 +105,14 @@ class NodeClient:
         """One study with its stages, QC and results."""
         return self._call(self._stub.ShowStudy, pb.ItemRequest(key=key))
 
+    def study_report(self, key: str) -> pb.Report:
+        """Where a study's report for people lies."""
+        return self._call(self._stub.ReportStudy, pb.ItemRequest(key=key))
+
+    def dataset_report(self, name: str) -> pb.Report:
+        """Draw a data set's report for people and tell where it lies."""
+        return self._call(self._stub.ReportDataset, pb.ItemRequest(key=name), 600.0)
+
     def datasets(self) -> pb.DatasetList:
         """The data sets."""
         return self._call(self._stub.ListDatasets, pb.ListRequest())

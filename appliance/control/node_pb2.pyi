@@ -767,7 +767,10 @@ class StudyDetail(_message.Message):
     QC_REASONS_FIELD_NUMBER: _builtins.int
     FILES_FIELD_NUMBER: _builtins.int
     RESULTS_FIELD_NUMBER: _builtins.int
+    REPORT_FIELD_NUMBER: _builtins.int
     qc_decision: _builtins.str
+    report: _builtins.str
+    """where the report for people lies (HTML), or empty"""
     @_builtins.property
     def study(self) -> Global___Study: ...
     @_builtins.property
@@ -789,14 +792,44 @@ class StudyDetail(_message.Message):
         qc_reasons: _abc.Iterable[_builtins.str] | None = ...,
         files: _abc.Iterable[_builtins.str] | None = ...,
         results: _abc.Iterable[Global___Result] | None = ...,
+        report: _builtins.str = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["study", b"study"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["files", b"files", "qc", b"qc", "qc_decision", b"qc_decision", "qc_reasons", b"qc_reasons", "results", b"results", "study", b"study"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["files", b"files", "qc", b"qc", "qc_decision", b"qc_decision", "qc_reasons", b"qc_reasons", "report", b"report", "results", b"results", "study", b"study"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
 Global___StudyDetail: _TypeAlias = StudyDetail  # noqa: Y015
+
+@_typing.final
+class Report(_message.Message):
+    """A report for people, as a file on this machine."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    KEY_FIELD_NUMBER: _builtins.int
+    PATH_FIELD_NUMBER: _builtins.int
+    STATE_FIELD_NUMBER: _builtins.int
+    key: _builtins.str
+    path: _builtins.str
+    """absolute"""
+    state: _builtins.str
+    """the study's or the data set's"""
+    def __init__(
+        self,
+        *,
+        key: _builtins.str = ...,
+        path: _builtins.str = ...,
+        state: _builtins.str = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["key", b"key", "path", b"path", "state", b"state"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___Report: _TypeAlias = Report  # noqa: Y015
 
 @_typing.final
 class ListStudiesRequest(_message.Message):

@@ -64,6 +64,11 @@ class NodeControlStub:
                 request_serializer=appliance_dot_control_dot_node__pb2.ItemRequest.SerializeToString,
                 response_deserializer=appliance_dot_control_dot_node__pb2.StudyDetail.FromString,
                 _registered_method=True)
+        self.ReportStudy = channel.unary_unary(
+                '/clinode.node.v1.NodeControl/ReportStudy',
+                request_serializer=appliance_dot_control_dot_node__pb2.ItemRequest.SerializeToString,
+                response_deserializer=appliance_dot_control_dot_node__pb2.Report.FromString,
+                _registered_method=True)
         self.RetryStudy = channel.unary_unary(
                 '/clinode.node.v1.NodeControl/RetryStudy',
                 request_serializer=appliance_dot_control_dot_node__pb2.ActionRequest.SerializeToString,
@@ -108,6 +113,11 @@ class NodeControlStub:
                 '/clinode.node.v1.NodeControl/CreateDataset',
                 request_serializer=appliance_dot_control_dot_node__pb2.CreateDatasetRequest.SerializeToString,
                 response_deserializer=appliance_dot_control_dot_node__pb2.Dataset.FromString,
+                _registered_method=True)
+        self.ReportDataset = channel.unary_unary(
+                '/clinode.node.v1.NodeControl/ReportDataset',
+                request_serializer=appliance_dot_control_dot_node__pb2.ItemRequest.SerializeToString,
+                response_deserializer=appliance_dot_control_dot_node__pb2.Report.FromString,
                 _registered_method=True)
         self.FreezeDataset = channel.unary_unary(
                 '/clinode.node.v1.NodeControl/FreezeDataset',
@@ -250,6 +260,12 @@ class NodeControlServicer:
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
+    def ReportStudy(self, request, context):
+        """Missing associated documentation comment in .proto file."""
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
     def RetryStudy(self, request, context):
         """Missing associated documentation comment in .proto file."""
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
@@ -299,6 +315,12 @@ class NodeControlServicer:
         raise NotImplementedError('Method not implemented!')
 
     def CreateDataset(self, request, context):
+        """Missing associated documentation comment in .proto file."""
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def ReportDataset(self, request, context):
         """Missing associated documentation comment in .proto file."""
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
@@ -457,6 +479,11 @@ def add_NodeControlServicer_to_server(servicer, server):
                     request_deserializer=appliance_dot_control_dot_node__pb2.ItemRequest.FromString,
                     response_serializer=appliance_dot_control_dot_node__pb2.StudyDetail.SerializeToString,
             ),
+            'ReportStudy': grpc.unary_unary_rpc_method_handler(
+                    servicer.ReportStudy,
+                    request_deserializer=appliance_dot_control_dot_node__pb2.ItemRequest.FromString,
+                    response_serializer=appliance_dot_control_dot_node__pb2.Report.SerializeToString,
+            ),
             'RetryStudy': grpc.unary_unary_rpc_method_handler(
                     servicer.RetryStudy,
                     request_deserializer=appliance_dot_control_dot_node__pb2.ActionRequest.FromString,
@@ -501,6 +528,11 @@ def add_NodeControlServicer_to_server(servicer, server):
                     servicer.CreateDataset,
                     request_deserializer=appliance_dot_control_dot_node__pb2.CreateDatasetRequest.FromString,
                     response_serializer=appliance_dot_control_dot_node__pb2.Dataset.SerializeToString,
+            ),
+            'ReportDataset': grpc.unary_unary_rpc_method_handler(
+                    servicer.ReportDataset,
+                    request_deserializer=appliance_dot_control_dot_node__pb2.ItemRequest.FromString,
+                    response_serializer=appliance_dot_control_dot_node__pb2.Report.SerializeToString,
             ),
             'FreezeDataset': grpc.unary_unary_rpc_method_handler(
                     servicer.FreezeDataset,
@@ -776,6 +808,33 @@ class NodeControl:
             _registered_method=True)
 
     @staticmethod
+    def ReportStudy(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/clinode.node.v1.NodeControl/ReportStudy',
+            appliance_dot_control_dot_node__pb2.ItemRequest.SerializeToString,
+            appliance_dot_control_dot_node__pb2.Report.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
     def RetryStudy(request,
             target,
             options=(),
@@ -1008,6 +1067,33 @@ class NodeControl:
             '/clinode.node.v1.NodeControl/CreateDataset',
             appliance_dot_control_dot_node__pb2.CreateDatasetRequest.SerializeToString,
             appliance_dot_control_dot_node__pb2.Dataset.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def ReportDataset(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/clinode.node.v1.NodeControl/ReportDataset',
+            appliance_dot_control_dot_node__pb2.ItemRequest.SerializeToString,
+            appliance_dot_control_dot_node__pb2.Report.FromString,
             options,
             channel_credentials,
             insecure,

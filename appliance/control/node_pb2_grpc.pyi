@@ -41,6 +41,7 @@ class NodeControlStub:
     PullStudies: _grpc.UnaryUnaryMultiCallable[_node_pb2.PullRequest, _node_pb2.PullReply]
     ListStudies: _grpc.UnaryUnaryMultiCallable[_node_pb2.ListStudiesRequest, _node_pb2.StudyList]
     ShowStudy: _grpc.UnaryUnaryMultiCallable[_node_pb2.ItemRequest, _node_pb2.StudyDetail]
+    ReportStudy: _grpc.UnaryUnaryMultiCallable[_node_pb2.ItemRequest, _node_pb2.Report]
     RetryStudy: _grpc.UnaryUnaryMultiCallable[_node_pb2.ActionRequest, _node_pb2.ActionReply]
     ReleaseStudy: _grpc.UnaryUnaryMultiCallable[_node_pb2.ActionRequest, _node_pb2.ActionReply]
     ReopenStudy: _grpc.UnaryUnaryMultiCallable[_node_pb2.ActionRequest, _node_pb2.ActionReply]
@@ -50,6 +51,7 @@ class NodeControlStub:
     ListDatasets: _grpc.UnaryUnaryMultiCallable[_node_pb2.ListRequest, _node_pb2.DatasetList]
     ShowDataset: _grpc.UnaryUnaryMultiCallable[_node_pb2.ItemRequest, _node_pb2.Dataset]
     CreateDataset: _grpc.UnaryUnaryMultiCallable[_node_pb2.CreateDatasetRequest, _node_pb2.Dataset]
+    ReportDataset: _grpc.UnaryUnaryMultiCallable[_node_pb2.ItemRequest, _node_pb2.Report]
     FreezeDataset: _grpc.UnaryUnaryMultiCallable[_node_pb2.ActionRequest, _node_pb2.Dataset]
     FingerprintDataset: _grpc.UnaryUnaryMultiCallable[_node_pb2.ItemRequest, _node_pb2.DatasetFingerprint]
     ApproveDataset: _grpc.UnaryUnaryMultiCallable[_node_pb2.ActionRequest, _node_pb2.ActionReply]
@@ -80,6 +82,7 @@ class NodeControlAsyncStub(NodeControlStub):
     PullStudies: _aio.UnaryUnaryMultiCallable[_node_pb2.PullRequest, _node_pb2.PullReply]  # type: ignore[assignment]
     ListStudies: _aio.UnaryUnaryMultiCallable[_node_pb2.ListStudiesRequest, _node_pb2.StudyList]  # type: ignore[assignment]
     ShowStudy: _aio.UnaryUnaryMultiCallable[_node_pb2.ItemRequest, _node_pb2.StudyDetail]  # type: ignore[assignment]
+    ReportStudy: _aio.UnaryUnaryMultiCallable[_node_pb2.ItemRequest, _node_pb2.Report]  # type: ignore[assignment]
     RetryStudy: _aio.UnaryUnaryMultiCallable[_node_pb2.ActionRequest, _node_pb2.ActionReply]  # type: ignore[assignment]
     ReleaseStudy: _aio.UnaryUnaryMultiCallable[_node_pb2.ActionRequest, _node_pb2.ActionReply]  # type: ignore[assignment]
     ReopenStudy: _aio.UnaryUnaryMultiCallable[_node_pb2.ActionRequest, _node_pb2.ActionReply]  # type: ignore[assignment]
@@ -89,6 +92,7 @@ class NodeControlAsyncStub(NodeControlStub):
     ListDatasets: _aio.UnaryUnaryMultiCallable[_node_pb2.ListRequest, _node_pb2.DatasetList]  # type: ignore[assignment]
     ShowDataset: _aio.UnaryUnaryMultiCallable[_node_pb2.ItemRequest, _node_pb2.Dataset]  # type: ignore[assignment]
     CreateDataset: _aio.UnaryUnaryMultiCallable[_node_pb2.CreateDatasetRequest, _node_pb2.Dataset]  # type: ignore[assignment]
+    ReportDataset: _aio.UnaryUnaryMultiCallable[_node_pb2.ItemRequest, _node_pb2.Report]  # type: ignore[assignment]
     FreezeDataset: _aio.UnaryUnaryMultiCallable[_node_pb2.ActionRequest, _node_pb2.Dataset]  # type: ignore[assignment]
     FingerprintDataset: _aio.UnaryUnaryMultiCallable[_node_pb2.ItemRequest, _node_pb2.DatasetFingerprint]  # type: ignore[assignment]
     ApproveDataset: _aio.UnaryUnaryMultiCallable[_node_pb2.ActionRequest, _node_pb2.ActionReply]  # type: ignore[assignment]
@@ -154,6 +158,13 @@ class NodeControlServicer(metaclass=_abc_1.ABCMeta):
     ) -> _typing.Union[_node_pb2.StudyDetail, _abc.Awaitable[_node_pb2.StudyDetail]]: ...
 
     @_abc_1.abstractmethod
+    def ReportStudy(
+        self,
+        request: _node_pb2.ItemRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_node_pb2.Report, _abc.Awaitable[_node_pb2.Report]]: ...
+
+    @_abc_1.abstractmethod
     def RetryStudy(
         self,
         request: _node_pb2.ActionRequest,
@@ -215,6 +226,13 @@ class NodeControlServicer(metaclass=_abc_1.ABCMeta):
         request: _node_pb2.CreateDatasetRequest,
         context: _ServicerContext,
     ) -> _typing.Union[_node_pb2.Dataset, _abc.Awaitable[_node_pb2.Dataset]]: ...
+
+    @_abc_1.abstractmethod
+    def ReportDataset(
+        self,
+        request: _node_pb2.ItemRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_node_pb2.Report, _abc.Awaitable[_node_pb2.Report]]: ...
 
     @_abc_1.abstractmethod
     def FreezeDataset(

@@ -194,6 +194,14 @@ class NodeOperations(Protocol):
         """A study's files below the research folder, relative."""
         ...
 
+    def report(self, study_key: str) -> Path | None:
+        """Where a study's report for people lies; None where there is none."""
+        ...
+
+    def dataset_report(self, name: str) -> Path:
+        """Draw a data set's report for people; gives its file."""
+        ...
+
     def wake(self) -> None:
         """Let waiting parts look for work now."""
         ...

@@ -279,9 +279,21 @@ class NodeControl(NodeControlServicer):
             self._settings.imaging.reference,
         )
         results = self._state.results.select(study_key=key)
-        return detail_message(
-            study, self._operations.qc(key), list(self._operations.files(key)), results
-        )
+        files, report = list(self._operations.files(key)), self._operations.report(key)
+        return detail_message(study, self._operations.qc(key), files, results, report)
+
+    @answering
+    def ReportStudy(self, request: pb.ItemRequest, context: grpc.ServicerContext) -> pb.Report:
+        """Where a study's report lies."""
+        del context
+        row = self._state.studies.get(self._state.studies.resolve(request.key))
+        path = self._operations.report(row.study_key)
+        if path is None:
+            raise NotFound(
+                f"the study has no report yet: the check draws it, and the study is {row.state}"
+                + (f" ({row.reason})" if row.reason else "")
+            )
+        return pb.Report(key=row.study_key, path=str(path.absolute()), state=str(row.state))
 
     @answering
     def RetryStudy(
@@ -361,6 +373,14 @@ class NodeControl(NodeControlServicer):
         """One data set."""
         del context
         return dataset_message(self._state.datasets.get(request.key))
+
+    @answering
+    def ReportDataset(self, request: pb.ItemRequest, context: grpc.ServicerContext) -> pb.Report:
+        """Draw a data set's report."""
+        del context
+        path = self._operations.dataset_report(request.key)
+        state = self._state.datasets.get(request.key).state
+        return pb.Report(key=request.key, path=str(path.absolute()), state=str(state))
 
     @answering
     def CreateDataset(

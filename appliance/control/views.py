@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from pathlib import Path
 
 from appliance.control import node_pb2 as pb
 from appliance.control.operations import QcView
@@ -67,9 +68,9 @@ def study_message(row: StudyRow, runs: list[StageRun], split: str, reference: st
 
 
 def detail_message(
-    study: pb.Study, qc: QcView, files: list[str], results: list[ResultRow]
+    study: pb.Study, qc: QcView, files: list[str], results: list[ResultRow], report: Path | None
 ) -> pb.StudyDetail:
-    """A study with QC, files and results."""
+    """A study with QC, files, results and the place of its report."""
     return pb.StudyDetail(
         study=study,
         qc=[
@@ -86,6 +87,7 @@ def detail_message(
         qc_reasons=qc.reasons,
         files=files,
         results=[result_message(row) for row in results],
+        report=str(report or ""),
     )
 
 

@@ -1,4 +1,4 @@
-"""Numbers as small SVG drawings: a figure against the site, histograms, strips of all studies.
+"""Numbers as small SVG drawings: a figure against the site, strips of all studies.
 
 Shapes say what colours say: a dot is fine, a diamond asks for a person, a cross is refused; dashed
 lines are bounds for review, solid ones for refusal.
@@ -6,22 +6,16 @@ lines are bounds for review, solid ones for refusal.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-import numpy as np
-from numpy.typing import NDArray
-
-from appliance.imaging.volume import Array
 from appliance.reports.charts import nice_step
 from appliance.reports.metrics import Distribution, Row, figure_words
 from appliance.reports.page import Html, tag
-from appliance.reports.planes import Bools
 
 STRIP = (260, 22)
 SWARM = (520, 40)
-HISTOGRAM = (460, 190)
-BINS = 72
 MOST_DOTS = 4000
 FAR = 8.0
 """Half-ranges beyond the middle half of the studies at which a strip is cut off."""
@@ -38,7 +32,7 @@ def strip(row: Row, spread: Distribution | None) -> Html:
     known = [v for v in (row.value, row.review, row.fail) if v is not None]
     if spread is not None:
         known += [spread.low, spread.high]
-    scale = _Scale.over(known, STRIP[0], 8)
+    scale = Scale.over(known, STRIP[0], 8)
     middle = STRIP[1] / 2
     parts: list[Html] = []
     if spread is not None:
@@ -53,7 +47,7 @@ def strip(row: Row, spread: Distribution | None) -> Html:
         if bound is not None:
             parts.append(_line(scale(bound), 0.0, float(STRIP[1]), f"limit {kind}"))
     parts.append(_mark(scale(row.value), middle, row.verdict))
-    return _svg(STRIP, strip_words(row, spread), *parts)
+    return svg(STRIP, strip_words(row, spread), *parts)
 
 
 def strip_words(row: Row, spread: Distribution | None) -> str:
@@ -69,71 +63,6 @@ def strip_words(row: Row, spread: Distribution | None) -> str:
             f" {figure_words(spread.low)} to {figure_words(spread.high)}"
         )
     return "; ".join(words)
-
-
-@dataclass(frozen=True, slots=True, eq=False)
-class Histogram:
-    """Counts of grey values inside and outside the brain.
-
-    Attributes:
-        low: left edge of the first bin.
-        high: right edge of the last bin.
-        inside: counts in the brain (or in the whole image where there is no mask).
-        outside: counts outside of it, or None where there is no mask.
-    """
-
-    low: float
-    high: float
-    inside: NDArray[np.int64]
-    outside: NDArray[np.int64] | None
-
-
-def histogram_of(data: Array, brain: Bools | None) -> Histogram:
-    """Counts in `BINS` bins from the lowest value to the 99.8th percentile.
-
-    Voxels with the image's lowest value are left out outside the brain: that is padding, and what
-    defacing took away.
-
-    Args:
-        data: the image.
-        brain: its mask or None.
-    """
-    step = max(1, round((data.size / 2_000_000) ** (1 / 3)))
-    values = data[::step, ::step, ::step].astype(np.float32)
-    low, high = float(values.min()), float(np.percentile(values, 99.8))
-    if high <= low:
-        high = low + 1.0
-    bins = np.linspace(low, high, BINS + 1)
-    if brain is None:
-        return Histogram(low, high, np.histogram(values[values > low], bins)[0], None)
-    inner = brain[::step, ::step, ::step]
-    outer = values[~inner]
-    inside, outside = np.histogram(values[inner], bins), np.histogram(outer[outer > low], bins)
-    return Histogram(low, high, inside[0], outside[0])
-
-
-def histogram(found: Histogram, title: str) -> Html:
-    """The histogram; each curve has its own height."""
-    width, height = HISTOGRAM
-    bottom, top = height - 26, 8
-    scale = _Scale(found.low, found.high, width, 10)
-    edges = np.linspace(found.low, found.high, BINS + 1)
-    middles = [scale(float(v)) for v in (edges[:-1] + edges[1:]) / 2]
-    parts = [_axis(scale, bottom, height)]
-    for counts, kind in ((found.inside, "inside"), (found.outside, "outside")):
-        if counts is None or counts.max(initial=0) == 0:
-            continue
-        share = counts / counts.max()
-        points = [
-            f"{x:.1f},{bottom - s * (bottom - top):.1f}"
-            for x, s in zip(middles, share, strict=True)
-        ]
-        if kind == "inside":
-            points = [f"{middles[0]:.1f},{bottom}", *points, f"{middles[-1]:.1f},{bottom}"]
-            parts.append(tag("polygon", points=" ".join(points), class_=kind))
-        else:
-            parts.append(tag("polyline", points=" ".join(points), class_=kind))
-    return _svg(HISTOGRAM, f"histogram of {title}", *parts)
 
 
 @dataclass(frozen=True, slots=True)
@@ -167,13 +96,13 @@ def swarm(dots: Sequence[Dot], limits: tuple[float | None, float | None], title:
     values = sorted(dot.value for dot in dots)
     if not values:
         return Html("")
-    scale = _Scale.over([*_usual(values), *_near(limits, values)], SWARM[0], 10)
+    scale = Scale.over([*_usual(values), *_near(limits, values)], SWARM[0], 10)
     base = 14.0
     plain = [dot for dot in dots if not dot.verdict][:MOST_DOTS]
     path = "".join(
         f"M{scale(dot.value):.1f} {base + _jitter(n):.1f}h0" for n, dot in enumerate(plain)
     )
-    parts = [_axis(scale, SWARM[1] - 14, SWARM[1])]
+    parts = [axis(scale, SWARM[1] - 14, SWARM[1])]
     for bound, kind in zip(limits, ("review", "fail"), strict=True):
         if bound is not None and scale.low <= bound <= scale.high:
             parts.append(_line(scale(bound), 0.0, SWARM[1] - 14.0, f"limit {kind}"))
@@ -182,7 +111,7 @@ def swarm(dots: Sequence[Dot], limits: tuple[float | None, float | None], title:
     for number, dot in enumerate(d for d in dots if d.verdict):
         mark = _mark(scale(dot.value), base + _jitter(number), dot.verdict, dot.words)
         parts.append(tag("a", mark, href=dot.link) if dot.link else mark)
-    return _svg(SWARM, title, *parts)
+    return svg(SWARM, title, *parts)
 
 
 def swatch(colour: tuple[int, int, int]) -> Html:
@@ -194,8 +123,15 @@ def swatch(colour: tuple[int, int, int]) -> Html:
 
 
 @dataclass(frozen=True, slots=True)
-class _Scale:
-    """Values to pixels; values beyond either end are drawn at the end."""
+class Scale:
+    """Values to pixels; values beyond either end are drawn at the end.
+
+    Attributes:
+        low: value at the left end.
+        high: value at the right end.
+        width: of the drawing in pixels.
+        margin: pixels left free on both sides.
+    """
 
     low: float
     high: float
@@ -203,12 +139,14 @@ class _Scale:
     margin: float
 
     @classmethod
-    def over(cls, values: Sequence[float], width: float, margin: float) -> _Scale:
+    def over(cls, values: Sequence[float], width: float, margin: float) -> Scale:
+        """A scale that shows all values with a little room."""
         low, high = min(values), max(values)
         more = 0.06 * (high - low) or 0.1 * abs(high) or 1.0
         return cls(low - more, high + more, width, margin)
 
     def __call__(self, value: float) -> float:
+        """The pixel of a value."""
         share = (value - self.low) / (self.high - self.low)
         return self.margin + min(1.0, max(0.0, share)) * (self.width - 2 * self.margin)
 
@@ -232,7 +170,8 @@ def _jitter(number: int) -> float:
     return 16.0 * ((number * 0.6180339887) % 1.0) - 8.0
 
 
-def _svg(size: tuple[int, int], words: str, *parts: Html) -> Html:
+def svg(size: tuple[int, int], words: str, *parts: Html) -> Html:
+    """A drawing of a size in pixels, described in words for who cannot see it."""
     return tag("svg", *parts, viewBox=f"0 0 {size[0]} {size[1]}", role="img", aria_label=words)
 
 
@@ -258,11 +197,11 @@ def _mark(x: float, y: float, verdict: str, words: str = "") -> Html:
     return tag("circle", *title, cx=_px(x), cy=_px(y), r=radius, class_=kind)
 
 
-def _axis(scale: _Scale, y: float, bottom: float) -> Html:
+def axis(scale: Scale, y: float, bottom: float) -> Html:
     """A horizontal axis with a few round values."""
     line = tag("line", x1=0, x2=_px(scale.width), y1=_px(y), y2=_px(y), class_="grid")
     step = nice_step(scale.high - scale.low, 5)
-    value = np.ceil(scale.low / step) * step
+    value = math.ceil(scale.low / step) * step
     ticks: list[Html] = []
     while value <= scale.high and len(ticks) < 12:
         anchor = "middle" if 20 < scale(value) < scale.width - 20 else "end"

@@ -7,6 +7,7 @@ from dataclasses import dataclass, field
 
 from appliance.reports.figures import Dot, swarm
 from appliance.reports.metrics import (
+    GLYPHS,
     OUTLYING,
     UNITS,
     Quality,
@@ -18,7 +19,6 @@ from appliance.reports.metrics import (
     robust_scores,
 )
 from appliance.reports.page import Html, bullets, join, page, pairs, section, table, tag
-from appliance.reports.study import GLYPHS
 
 ON_TOP = 25
 """Most studies in the table on top; the others follow, folded away."""

@@ -14,6 +14,8 @@ OUTLYING = 3.5
 LEAST_FOR_SPREAD = 5
 """Fewest studies whose distribution is shown: fewer would show single studies."""
 DECISIONS = ("pass", "review", "fail")
+GLYPHS = {"pass": "●", "review": "◆", "fail": "✖", "": "–"}
+"""A sign beside each decision, so that colour is not needed."""
 MOST_METRICS = 1000
 MOST_TEXT = 400
 

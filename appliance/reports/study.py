@@ -5,6 +5,7 @@ All pictures are drawn from the volumes that are handed in; a node hands in the 
 
 from __future__ import annotations
 
+import json
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 
@@ -12,8 +13,10 @@ import numpy as np
 from scipy import ndimage
 
 from appliance.imaging.volume import Volume
-from appliance.reports.figures import histogram, histogram_of, strip, swatch
+from appliance.reports.figures import strip, swatch
+from appliance.reports.histograms import histogram, histogram_of
 from appliance.reports.metrics import (
+    GLYPHS,
     UNITS,
     Quality,
     Row,
@@ -57,7 +60,6 @@ from appliance.reports.views import (
 MOSAIC_ROWS, LABEL_TILES = 3, 8
 TILE, LABEL_TILE = 184, 280
 FROM = {"axial": "the feet", "coronal": "the back", "sagittal": "the left"}
-GLYPHS = {"pass": "●", "review": "◆", "fail": "✖", "": "–"}
 SENTENCES = {
     "pass": "Nothing that was measured speaks against using this study.",
     "review": "Something is doubtful: a person should look before the study is used.",
@@ -415,4 +417,5 @@ def _done(content: StudyContent) -> Html:
     if content.versions:
         versions = ", ".join(f"{name} {version}" for name, version in content.versions)
         parts.append(tag("p", f"Versions: {versions}.", class_="small"))
-    return section("What was done to the study", *parts)
+    told = json.dumps({"steps": content.steps, "versions": content.versions})
+    return tag("section", tag("h2", "What was done to the study"), *parts, data_told=told)

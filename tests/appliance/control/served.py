@@ -33,6 +33,7 @@ from appliance.labels.importing import Imported, ImportOptions
 from appliance.labels.table import BadRow
 from appliance.labels.table import read_table as table_rows
 from appliance.pipeline.states import ARROWS, Event, Stage, State
+from appliance.reports.site import write_dataset_report
 from appliance.result_states import Verb
 from appliance.settings import default_settings
 from appliance.store import (
@@ -62,6 +63,7 @@ class InMemoryOperations:
     """The node's verbs without PACS, pipeline and disk; everything else is the real state."""
 
     state: NodeState
+    home: Home
     found: list[FoundView] = field(default_factory=list)
     down: bool = False
     broken: bool = False
@@ -149,6 +151,14 @@ class InMemoryOperations:
     def files(self, study_key: str) -> Sequence[str]:
         return ["bids/sub-p1/ses-s1/anat/sub-p1_ses-s1_FLAIR.nii.gz"]
 
+    def report(self, study_key: str) -> Path | None:
+        path = self.home.research / "derivatives" / f"{study_key}.html"
+        return path if path.exists() else None
+
+    def dataset_report(self, name: str) -> Path:
+        settings = default_settings("hospital-t", "ms")
+        return write_dataset_report(self.state, self.home, settings, name)
+
     def wake(self) -> None:
         self.woken += 1
 
@@ -218,7 +228,7 @@ def serve(root: Path, *, accounts: Sequence[str] = ()) -> Iterator[Served]:
     settings = default_settings("hospital-t", "ms")
     state = NodeState(home.state_file)
     audit = AuditChain(home.audit_file)
-    operations = InMemoryOperations(state, [FoundView(key_of(7), "MR", 40, known=False)])
+    operations = InMemoryOperations(state, home, [FoundView(key_of(7), "MR", 40, known=False)])
     governance = Governance(state, audit, settings.governance)
     signed = sign(ms_lesion_demo_plan(2), Ed25519PrivateKey.generate())
     model = manifest_for(signed.plan, 2, ("ab" * 32, 10), ())
