@@ -7,11 +7,11 @@ from typing import Literal
 
 import numpy as np
 from numpy.typing import NDArray
-from scipy import ndimage, optimize
+from scipy import optimize
 
-from appliance.errors import ImageRefused
 from appliance.imaging.atlas import Atlas, load_atlas
-from appliance.imaging.grid import grid_of, isotropic_ras_grid, resample
+from appliance.imaging.grid import grid_of, isotropic_ras_grid
+from appliance.imaging.head import head_image, head_mask, shrunk, tones_of
 from appliance.imaging.rigid import rigid_matrix
 from appliance.imaging.similarity import joint_correlation, to_bins
 from appliance.imaging.volume import Affine, Mask, Volume, apply_affine, inverse
@@ -43,37 +43,6 @@ class Alignment:
     coverage: float
 
 
-def head_image(volume: Volume, step_mm: float) -> Volume:
-    """The image on an isotropic RAS grid, background about 0, bright tissue about 1 (at most 1.5).
-
-    Raises:
-        ImageRefused: the image is constant.
-    """
-    grid = isotropic_ras_grid(grid_of(volume), (step_mm, step_mm, step_mm))
-    low = float(np.percentile(volume.data[:: _every(volume)], 0.5))
-    coarse = resample(volume, grid, fill=low)
-    data = coarse.data - low
-    bright = data[data > data.mean()]
-    if bright.size < 100 or float(bright.max()) <= 0:
-        raise ImageRefused("the image is constant or nearly so: there is no head in it")
-    return coarse.with_data(np.clip(data / float(np.percentile(bright, 90)), 0.0, 1.5))
-
-
-def head_mask(head: Volume) -> Mask:
-    """Largest bright piece of a `head_image`, closed and filled.
-
-    Raises:
-        ImageRefused: nothing in the image is bright.
-    """
-    pieces, count = ndimage.label(head.data > 0.15)
-    if count == 0:
-        raise ImageRefused("no head was found in the image")
-    sizes = np.bincount(pieces.ravel())[1:]
-    largest = pieces == int(sizes.argmax()) + 1
-    closed = ndimage.binary_closing(np.pad(largest, 3), iterations=3)[3:-3, 3:-3, 3:-3]
-    return np.asarray(ndimage.binary_fill_holes(closed), dtype=bool)
-
-
 def align_atlas(volume: Volume, profile: Profile = "full") -> Alignment:
     """Find the affine that lays the atlas head over the image.
 
@@ -89,7 +58,9 @@ def align_atlas(volume: Volume, profile: Profile = "full") -> Alignment:
     Raises:
         ImageRefused: no head was found.
     """
-    head = head_image(volume, COARSE_MM)
+    small = shrunk(volume, COARSE_MM / 2)
+    grid = isotropic_ras_grid(grid_of(small), (COARSE_MM, COARSE_MM, COARSE_MM))
+    head = head_image(small, grid, tones_of(small))
     outline = head_mask(head)
     atlas = load_atlas(COARSE_MM)
     rough = _Comparison(atlas, head, outline, 16)
@@ -104,10 +75,6 @@ def align_atlas(volume: Volume, profile: Profile = "full") -> Alignment:
     matrix = start @ _change(found.x, atlas.centre)
     inside = _inside(volume, apply_affine(matrix, _brain_points(atlas)))
     return Alignment(matrix, -float(found.fun), float(inside.mean()))
-
-
-def _every(volume: Volume) -> int:
-    return max(1, volume.shape[0] // 64)
 
 
 def _brain_points(atlas: Atlas) -> NDArray[np.float64]:
@@ -157,34 +124,55 @@ def _starts(head: Volume, outline: Mask, centre: NDArray[np.float64]) -> list[Af
 
 
 class _Comparison:
-    """The atlas's points with what is expected there, against one image."""
+    """The atlas's points with what is expected there, against one image.
+
+    The image is interpolated to twice its resolution once; points then take the nearest voxel,
+    at most 1 mm away along an axis, which is several times as fast as interpolating every time.
+    """
 
     def __init__(self, atlas: Atlas, head: Volume, outline: Mask, step: int) -> None:
         points = apply_affine(atlas.affine, np.argwhere(atlas.used))[::step]
-        self._points = np.concatenate([points.T, np.ones((1, len(points)))])
+        ones = np.ones((1, len(points)))
+        self._points = np.concatenate([points.T, ones]).astype(np.float32)
         self._expected = to_bins(atlas.intensity[atlas.used][::step], BINS)
-        self._skin = atlas.head[atlas.used][::step].astype(np.float64)
-        self._to_index = inverse(head.affine)
-        self._limit = np.array(head.shape)[:, None] - 0.5
-        self._outline = outline.astype(np.float32)
-        self._binned = np.clip(head.data / 1.3 * BINS, 0, BINS - 0.01).astype(np.float32)
+        self._skin = atlas.head[atlas.used][::step].astype(np.float32)
+        self._to_index = np.diag([2.0, 2.0, 2.0, 1.0]) @ inverse(head.affine)
+        self._outline = _doubled(outline.astype(np.float32))
+        grey = _doubled(np.clip(head.data / 1.3 * BINS, 0, BINS - 0.01))
+        self._binned = grey.astype(np.intp)
 
     def score(self, matrix: Affine) -> float:
         """Outline correlation plus intensity agreement, less where the image ends."""
-        index = np.einsum("ij,jn->in", (self._to_index @ matrix)[:3], self._points)
-        inside = np.all((index > -0.5) & (index < self._limit), axis=0)
+        turned = (self._to_index @ matrix)[:3].astype(np.float32)
+        index = np.einsum("ij,jn->in", turned, self._points)
+        index += np.float32(0.5)
+        limit = np.array(self._outline.shape, dtype=np.float32)[:, None]
+        inside = np.all((index >= 0) & (index < limit), axis=0)
         share = float(inside.mean())
         if share < 0.3:
             return 0.0
-        index = index[:, inside]
-        outline = ndimage.map_coordinates(self._outline, index, order=1, mode="nearest")
-        found = ndimage.map_coordinates(self._binned, index, order=1, mode="nearest")
-        intensity = joint_correlation(self._expected[inside], found.astype(np.intp), BINS)
+        x, y, z = index[:, inside].astype(np.int32)
+        _, rows, columns = self._outline.shape
+        place = (x * rows + y) * columns + z
+        outline = self._outline.ravel()[place]
+        found = self._binned.ravel()[place]
+        intensity = joint_correlation(self._expected[inside], found, BINS)
         skin = _correlation(outline, self._skin[inside])
         return (skin + intensity) * min(1.0, share / 0.8)
 
 
-def _correlation(first: NDArray[np.float32], second: NDArray[np.float64]) -> float:
+def _doubled(data: NDArray[np.float32]) -> NDArray[np.float32]:
+    """The array at half the step, linearly interpolated; the first and last voxels stay."""
+    for axis in range(3):
+        ends = np.moveaxis(data, axis, 0)
+        fine = np.empty((2 * len(ends) - 1, *ends.shape[1:]), dtype=np.float32)
+        fine[::2] = ends
+        fine[1::2] = (ends[1:] + ends[:-1]) / 2
+        data = np.moveaxis(fine, 0, axis)
+    return np.ascontiguousarray(data)
+
+
+def _correlation(first: NDArray[np.float32], second: NDArray[np.float32]) -> float:
     a, b = first - first.mean(), second - second.mean()
     products = [float(np.einsum("i,i->", x, y)) for x, y in ((a, a), (b, b), (a, b))]
     scale = float(np.sqrt(products[0] * products[1]))  # einsum: no BLAS threads

@@ -17,6 +17,7 @@ from scipy import ndimage
 
 from appliance.errors import ApplianceError
 from appliance.imaging.grid import grid_of, isotropic_ras_grid, resample
+from appliance.imaging.head import shrunk
 from appliance.imaging.volume import Affine, Mask, Volume, apply_affine, load_volume
 
 TEMPLATE = "mni_icbm152_t1_tal_nlin_sym_09a_converted.nii.gz"
@@ -66,16 +67,14 @@ def load_atlas(step_mm: float) -> Atlas:
     """The template head on an isotropic grid.
 
     Args:
-        step_mm: Voxel size in mm, 1 or more.
+        step_mm: Voxel size in mm, 2 or more (the template is read at 2 mm).
 
     Raises:
         AtlasMissing: the nilearn package or its file is not there.
     """
-    full = load_volume(_package_file(TEMPLATE))
-    solid = ndimage.binary_closing(full.data > 0.1 * float(full.data.max()), iterations=3)
-    solid = ndimage.binary_fill_holes(solid)
+    full, solid = _template(TEMPLATE)
     grid = isotropic_ras_grid(grid_of(full), (step_mm, step_mm, step_mm))
-    inside = resample(full.with_data(np.asarray(solid, dtype=np.float32)), grid).data > 0.5
+    inside = resample(solid, grid).data > 0.5
     t1 = resample(full, grid).data
     pad = int(np.ceil(PADDING_MM / step_mm))
     brain = np.pad(np.asarray(inside, dtype=bool), pad)
@@ -93,6 +92,15 @@ def load_atlas(step_mm: float) -> Atlas:
         _compared(distance, world.reshape((*brain.shape, 3))),
         apply_affine(affine, np.argwhere(brain)).mean(axis=0),
     )
+
+
+@lru_cache(maxsize=1)
+def _template(name: str) -> tuple[Volume, Volume]:
+    """The template and its brain without holes (0 to 1), both averaged to 2 mm."""
+    full = load_volume(_package_file(name))
+    solid = ndimage.binary_closing(full.data > 0.1 * float(full.data.max()), iterations=3)
+    solid = ndimage.binary_fill_holes(solid)
+    return shrunk(full, 2.0), shrunk(full.with_data(solid.astype(np.uint8)), 2.0)
 
 
 def atlas_distance(atlas: Atlas) -> Volume:

@@ -9,11 +9,11 @@ from numpy.typing import NDArray
 from scipy import ndimage
 
 from appliance.errors import ImageRefused
-from appliance.imaging.alignment import Alignment, Profile, align_atlas, head_image
-from appliance.imaging.atlas import atlas_distance, load_atlas
-from appliance.imaging.grid import crop_grid, grid_of, resample
-from appliance.imaging.itk import itk_threads
-from appliance.imaging.volume import Mask, Volume, inverse
+from appliance.imaging.alignment import Alignment, Profile, align_atlas
+from appliance.imaging.atlas import Atlas, atlas_distance, load_atlas
+from appliance.imaging.grid import Grid, crop_grid, grid_of, isotropic_ras_grid, resample
+from appliance.imaging.head import above, head_image, shrunk, tones_of
+from appliance.imaging.volume import Mask, Volume, apply_affine, inverse
 
 STEP_MM: dict[Profile, float] = {"quick": 2.0, "full": 1.5}
 """Voxel size at which the mask is fitted."""
@@ -26,6 +26,10 @@ REACH_MM = 5.0
 
 TISSUE = (0.7, 1.5)
 """Brain intensities as multiples of the local median of brain."""
+
+SURFACE = 0.35
+"""Level of the smoothed mask where its surface is drawn: below one half lets the fluid around the
+brain in, as published masks and the atlas's own do."""
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -57,7 +61,7 @@ def fit_brain(volume: Volume, *, profile: Profile = "full", threads: int = 1) ->
     Args:
         volume: The image; cropped edges are tolerated.
         profile: "quick" works at 2 mm, "full" at 1.5 mm.
-        threads: Threads of ITK filters (the fit itself is single-threaded).
+        threads: Threads of ITK's interpolation; the fit itself is single-threaded.
 
     Returns:
         The mask on the image's own grid, with the alignment.
@@ -65,28 +69,36 @@ def fit_brain(volume: Volume, *, profile: Profile = "full", threads: int = 1) ->
     Raises:
         ImageRefused: no brain could be found.
     """
-    with itk_threads(threads):
-        alignment = align_atlas(volume, profile)
+    alignment = align_atlas(volume, profile)
     step = STEP_MM[profile]
-    head = head_image(volume, step)
+    small = shrunk(volume, step)
+    grid = _box(grid_of(small), alignment, load_atlas(4.0), step)
+    head = head_image(small, grid, tones_of(small))
     back = inverse(alignment.matrix)
-    distance = resample(atlas_distance(load_atlas(2.0)), grid_of(head), matrix=back, fill=99.0).data
-    smooth = _fitted_in_box(head, distance, step)
-    fine = resample(head.with_data(smooth), grid_of(volume)).data > 0.5
+    distance = resample(atlas_distance(load_atlas(2.0)), grid, matrix=back, fill=99.0).data
+    smooth = head.with_data(_fitted(head, distance, step))
+    fine = above(smooth, grid_of(volume), SURFACE, threads=threads)
     if not fine.any():
         raise ImageRefused("no brain was found in the image: is this a complete head image?")
     return BrainFit(volume.with_data(fine.astype(np.uint8)), alignment)
 
 
-def _fitted_in_box(head: Volume, distance: NDArray[np.float32], step: float) -> NDArray[np.float32]:
-    """`_fitted` on the atlas brain's box alone, zero elsewhere (morphology is what costs time)."""
-    reach = distance < REACH_MM
-    if not reach.any():
+def _box(grid: Grid, alignment: Alignment, atlas: Atlas, step: float) -> Grid:
+    """The isotropic grid around the laid-over brain, 12 mm wider on all sides.
+
+    Raises:
+        ImageRefused: the brain would lie outside of the image.
+    """
+    whole = isotropic_ras_grid(grid, (step, step, step))
+    points = apply_affine(atlas.affine, np.argwhere(atlas.brain))
+    index = apply_affine(inverse(whole.affine) @ alignment.matrix, points)
+    inside = np.zeros(whole.shape, dtype=bool)
+    place = np.rint(index).astype(int)
+    place = place[np.all((place >= 0) & (place < whole.shape), axis=1)]
+    if not len(place):
         raise ImageRefused("the brain lies outside of the image")
-    part, box = crop_grid(grid_of(head), reach, int(np.ceil(12.0 / step)))
-    smooth = np.zeros(head.shape, dtype=np.float32)
-    smooth[box] = _fitted(Volume(head.data[box], part.affine), distance[box], step)
-    return smooth
+    inside[tuple(place.T)] = True
+    return crop_grid(whole, inside, int(np.ceil(12.0 / step)))[0]
 
 
 def _fitted(head: Volume, distance: NDArray[np.float32], step: float) -> NDArray[np.float32]:
@@ -96,13 +108,12 @@ def _fitted(head: Volume, distance: NDArray[np.float32], step: float) -> NDArray
         raise ImageRefused("the brain lies outside of the image")
     relative = _relative(head.data, distance, step)
     tissue = (((relative > TISSUE[0]) & (relative < TISSUE[1])) & reach) | core
-    opened = ndimage.binary_opening(tissue, _ball(6.0 / step)) | core
-    kept = _largest(opened)
-    kept |= ndimage.binary_dilation(kept, _ball(3.0 / step)) & tissue
+    kept = _largest(dilated(eroded(tissue, 6.0 / step), 6.0 / step) | core)
+    kept |= dilated(kept, 3.0 / step) & tissue
     pad = int(np.ceil(8.0 / step)) + 1
-    closed = ndimage.binary_closing(np.pad(kept, pad), _ball(8.0 / step))
-    inner = closed[pad:-pad, pad:-pad, pad:-pad]
-    solid = ndimage.binary_fill_holes(inner) & reach
+    wide = dilated(np.pad(kept, pad), 8.0 / step)
+    closed = eroded(wide, 8.0 / step)[pad:-pad, pad:-pad, pad:-pad]
+    solid = ndimage.binary_fill_holes(closed) & reach
     return np.asarray(
         ndimage.gaussian_filter(solid.astype(np.float32), 2.5 / step, mode="nearest"),
         dtype=np.float32,
@@ -134,8 +145,11 @@ def _largest(mask: Mask) -> Mask:
     return np.asarray(pieces == int(sizes.argmax()), dtype=bool)
 
 
-def _ball(radius: float) -> Mask:
-    """A ball as structuring element, radius in voxels."""
-    reach = int(radius)
-    grid = np.mgrid[-reach : reach + 1, -reach : reach + 1, -reach : reach + 1]
-    return np.asarray((grid**2).sum(axis=0) <= radius * radius + 0.01, dtype=bool)
+def eroded(mask: Mask, radius: float) -> Mask:
+    """Erosion by a ball of this radius in voxels; beyond the border counts as inside."""
+    return np.asarray(ndimage.distance_transform_edt(mask) > radius, dtype=bool)
+
+
+def dilated(mask: Mask, radius: float) -> Mask:
+    """Dilation by a ball of this radius in voxels."""
+    return np.asarray(ndimage.distance_transform_edt(~mask) <= radius, dtype=bool)

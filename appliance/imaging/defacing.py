@@ -9,7 +9,15 @@ from scipy import ndimage
 from appliance.errors import ImageRefused, StageFailed
 from appliance.imaging.alignment import Alignment, align_atlas
 from appliance.imaging.atlas import atlas_distance, load_atlas
-from appliance.imaging.grid import Grid, grid_of, resample, same_grid
+from appliance.imaging.grid import (
+    Grid,
+    crop_grid,
+    grid_of,
+    isotropic_ras_grid,
+    resample,
+    same_grid,
+)
+from appliance.imaging.head import above, shrunk
 from appliance.imaging.volume import Mask, Volume, inverse
 
 BROW = (78.0, 16.0)
@@ -21,7 +29,7 @@ THROAT = (-10.0, -72.0)
 FRONT_MM = 2.0
 """Voxels this close to the laid-over atlas brain always stay."""
 
-MARGIN_MM = 6.0
+MARGIN_MM = 5.0
 """Voxels this close to the brain mask stay, see `REACH_MM`."""
 
 REACH_MM = 7.0
@@ -34,13 +42,19 @@ BEHIND = (45.0, 8.0)
 EAR_MM = 17.0
 """At the sides, below the brain's middle, what is farther from the brain than this goes as well."""
 
+FIELD_MM = 2.0
+"""Voxel size at which the face's limits are drawn."""
+
+FAR_MM = 12.0
+"""Distances to the brain mask are told up to this."""
+
 
 def deface(volume: Volume, mask: Volume, *, alignment: Alignment | None = None) -> Volume:
     """Remove face, jaw and ears; keep the brain with a margin, skull, scalp and neck behind.
 
     Everything in front of and below a plane from above the brows to below the pons (in MNI space,
     laid over the image), and the ears, gets the image's lowest value, except the brain
-    mask with a margin of 6 mm and the atlas brain with one of 2 mm (8 mm behind the face). The
+    mask with a margin of 5 mm and the atlas brain with one of 2 mm (8 mm behind the face). The
     result is checked before it is returned.
 
     Args:
@@ -72,6 +86,9 @@ def deface(volume: Volume, mask: Volume, *, alignment: Alignment | None = None) 
 def face_region(grid: Grid, alignment: Alignment, brain: Mask) -> Mask:
     """Where face, jaw and ears are expected, brain and margins left out.
 
+    Each limit is a depth in mm, positive on the side of the face; the least of them is drawn at
+    2 mm, is smooth except at edges, and is read at the voxels of the image.
+
     Args:
         grid: The image's grid.
         alignment: Where the atlas lies in it.
@@ -80,18 +97,33 @@ def face_region(grid: Grid, alignment: Alignment, brain: Mask) -> Mask:
     Returns:
         (X, Y, Z), true where voxels have to go.
     """
+    coarse = isotropic_ras_grid(grid, (FIELD_MM, FIELD_MM, FIELD_MM))
     back = inverse(alignment.matrix)
-    index_to_mni = back @ grid.affine
-    axes = [np.arange(n, dtype=np.float32) for n in grid.shape]
+    index_to_mni = back @ coarse.affine
+    axes = [np.arange(n, dtype=np.float32) for n in coarse.shape]
     x, y, z = (_coordinate(index_to_mni[row], axes) for row in range(3))
-    distance = resample(atlas_distance(load_atlas(2.0)), grid, matrix=back, fill=99.0).data
+    distance = resample(atlas_distance(load_atlas(2.0)), coarse, matrix=back, fill=99.0).data
     slope = (BROW[1] - THROAT[1]) / (BROW[0] - THROAT[0])
-    below = z < BROW[1] + slope * (y - BROW[0])
-    face = below & (y > THROAT[0])
-    ears = (np.abs(x) > 60.0) & (z < 10.0) & (distance > EAR_MM)
-    kept = brain | (distance <= FRONT_MM) | ((y < BEHIND[0]) & (distance <= BEHIND[1]))
-    kept |= near(brain, grid.spacing, MARGIN_MM) & (distance <= REACH_MM)
-    return np.asarray((face | ears) & ~kept, dtype=bool)
+    under = (BROW[1] + slope * (y - BROW[0]) - z) / np.hypot(1.0, slope)
+    face = np.minimum(under, y - THROAT[0])
+    ears = np.minimum(np.minimum(np.abs(x) - 60.0, 10.0 - z), distance - EAR_MM)
+    behind = np.where(y < BEHIND[0], distance - BEHIND[1], np.inf)
+    margin = np.maximum(_outside(brain, grid, coarse) - MARGIN_MM, distance - REACH_MM)
+    free = np.minimum(np.minimum(distance - FRONT_MM, behind), margin)
+    depth = np.minimum(np.maximum(face, ears), free).astype(np.float32)
+    return above(Volume(depth, coarse.affine), grid, 0.0) & ~brain
+
+
+def _outside(brain: Mask, grid: Grid, coarse: Grid) -> NDArray[np.float32]:
+    """Distance in mm to the brain mask on an isotropic grid, at most `FAR_MM`."""
+    small = shrunk(Volume(brain.view(np.uint8), grid.affine), FIELD_MM)
+    inside = resample(small, coarse).data > 0.5
+    result = np.full(coarse.shape, FAR_MM, dtype=np.float32)
+    if inside.any():
+        _, box = crop_grid(coarse, inside, int(np.ceil(FAR_MM / FIELD_MM)))
+        away = ndimage.distance_transform_edt(~inside[box]) - 0.5
+        result[box] = np.minimum(away * FIELD_MM, FAR_MM)
+    return result
 
 
 def near(mask: Mask, spacing: tuple[float, float, float], reach_mm: float) -> Mask:
