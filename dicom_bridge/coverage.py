@@ -2,9 +2,11 @@
 
 Nearest-neighbour reading keeps or drops a thin structure by chance where voxels get larger. Here a
 voxel of the wanted grid is sampled at as many inner points as it spans voxels of the structure's
-own grid (8 per axis at most), each read by linear interpolation; at half the voxel and more it
-belongs to the structure. On grids that differ by axis order or by whole voxels only, the structure
-comes back voxel for voxel.
+own grid (8 per axis at most), each read by linear interpolation. Taking every voxel that is half
+covered would shrink what is small: lesions of multiple sclerosis lose a sixth of their volume from
+1 to 3 mm slices. So each connected piece gets as many voxels as have its volume, those with the
+largest shares. On grids that differ by axis order or by whole voxels only, the structure comes back
+voxel for voxel.
 """
 
 from __future__ import annotations
@@ -20,8 +22,9 @@ from dicom_bridge.geometry import FloatArray
 
 MOST_SAMPLES = 8
 """Inner points per axis of a voxel."""
-HALF = 0.5 - 1e-4
-"""From this share on a voxel belongs to a structure (rounding of exact halves counts)."""
+FAINT = 0.02
+"""Smaller shares are no part of a piece."""
+CORNERS = np.ones((3, 3, 3), dtype=np.bool_)
 
 
 def coverage(
@@ -58,6 +61,31 @@ def coverage(
             piece, index[:3, :3], shift, total.shape, np.float32, 1, "grid-constant", 0.0, False
         )
     result[box] = total / np.float32(len(offsets))
+    return result
+
+
+def whole_voxels(share: NDArray[np.float32]) -> NDArray[np.bool_]:
+    """The voxels of a structure of which only shares are known.
+
+    Args:
+        share: (I, J, K) share of each voxel, 0 to 1.
+
+    Returns:
+        (I, J, K): of each connected piece (26 neighbours) the voxels with the largest shares, as
+        many as have the piece's volume and one at least; of equal shares the first in the array.
+    """
+    pieces, count = ndimage.label(share >= FAINT, structure=CORNERS)
+    result = np.zeros(share.shape, dtype=np.bool_)
+    if not count:
+        return result
+    places = np.flatnonzero(pieces)
+    owners, shares = pieces.ravel()[places], share.ravel()[places]
+    wanted = np.bincount(owners, weights=shares, minlength=count + 1)
+    wanted = np.maximum(np.floor(wanted + 0.5), 1).astype(np.int64)
+    order = np.lexsort((places, -np.round(shares, 5), owners))
+    owners = owners[order]
+    rank = np.arange(len(order)) - np.searchsorted(owners, np.arange(count + 1))[owners]
+    result.ravel()[places[order][rank < wanted[owners]]] = True
     return result
 
 

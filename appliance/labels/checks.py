@@ -80,16 +80,11 @@ def check_carried(carried: Carried, *, where: str) -> tuple[str, ...]:
         where: what the grid is, for the message.
 
     Raises:
-        ImageRefused: voxels outside the image, or a value that vanished.
+        ImageRefused: voxels outside the image.
     """
     if carried.outside > OUTSIDE_SHARE:
         share = f"{carried.outside:.0%}" if carried.outside >= 0.01 else "part"
         raise ImageRefused(f"{share} of the labelled voxels lie outside {where}")
-    if carried.lost:
-        raise ImageRefused(
-            f"value {_list(carried.lost)} vanishes on the grid of {where}: its structures are too "
-            "small"
-        )
     if abs(carried.change - 1) > VOLUME_CHANGE:
         return (f"the volume changed by {carried.change - 1:+.0%} through resampling",)
     return ()

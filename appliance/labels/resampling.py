@@ -8,9 +8,10 @@ import numpy as np
 from numpy.typing import NDArray
 
 from appliance.imaging.grid import Grid
-from appliance.imaging.volume import Affine
+from appliance.imaging.masks import resample_labels
+from appliance.imaging.volume import Affine, Volume, inverse
 from appliance.labels.regions import LabelMap
-from dicom_bridge.coverage import HALF, coverage, share_outside
+from dicom_bridge.coverage import share_outside
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -20,23 +21,18 @@ class Carried:
     Attributes:
         values: (I, J, K) uint8.
         outside: share of the labelled voxels that lie outside the grid.
-        lost: values that were there and have no voxel any more.
         change: volume afterwards over volume before, 1 for an empty label.
     """
 
     values: LabelMap
     outside: float
-    lost: tuple[int, ...]
     change: float
 
 
 def carry(
     values: NDArray[np.uint8], affine: Affine, grid: Grid, matrix: Affine | None = None
 ) -> Carried:
-    """Bring a label map onto another grid.
-
-    A voxel is labelled where labels cover at least half of it, with the value that covers most
-    (the lower one of equals), so that values that touch do not leave a seam.
+    """Bring a label map onto another grid; every connected piece keeps its volume.
 
     Args:
         values: (X, Y, Z) label values.
@@ -46,24 +42,12 @@ def carry(
             `register_rigid` gives it; identity when left out.
     """
     to_label = np.eye(4) if matrix is None else np.asarray(matrix, dtype=np.float64)
-    index = np.linalg.inv(np.asarray(affine, dtype=np.float64)) @ to_label @ grid.affine
-    present = [int(v) for v in np.unique(values) if v]
-    total = np.zeros(grid.shape, dtype=np.float32)
-    best = np.zeros(grid.shape, dtype=np.float32)
-    result = np.zeros(grid.shape, dtype=np.uint8)
-    for value in present:
-        share = coverage(values == value, index, grid.shape)
-        stronger = share > best
-        result[stronger] = value
-        best[stronger] = share[stronger]
-        total += share
-    result[total < HALF] = 0
-    before = int(np.count_nonzero(values)) * abs(float(np.linalg.det(np.asarray(affine)[:3, :3])))
+    placed = inverse(to_label) @ np.asarray(affine, dtype=np.float64)
+    result = resample_labels(Volume(values, placed), grid)
+    before = int(np.count_nonzero(values)) * abs(float(np.linalg.det(placed[:3, :3])))
     after = int(np.count_nonzero(result)) * abs(float(np.linalg.det(grid.affine[:3, :3])))
-    kept = {int(v) for v in np.unique(result)}
     return Carried(
         values=result,
-        outside=share_outside(values != 0, index, grid.shape),
-        lost=tuple(value for value in present if value not in kept),
+        outside=share_outside(values != 0, inverse(placed) @ grid.affine, grid.shape),
         change=after / before if before else 1.0,
     )

@@ -223,7 +223,7 @@ def brought(
         reference: canonical modality, for the message.
 
     Raises:
-        ImageRefused: it lies outside the reference image, or a value vanishes.
+        ImageRefused: it lies outside the reference image.
     """
     values = np.asarray(label.data, dtype=np.uint8)
     carried = carry(values, label.affine, grid, matrix)

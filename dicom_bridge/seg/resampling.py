@@ -2,7 +2,8 @@
 
 Viewers write such segmentations when somebody drew on a reformatted or interpolated view, or on a
 part of the image. Both grids lie in the series' frame of reference, so that no registration is
-needed; what share of each voxel a segment covers decides (`dicom_bridge.coverage`).
+needed; what share of each voxel a segment covers decides, and each piece keeps its volume
+(`dicom_bridge.coverage`).
 """
 
 from __future__ import annotations
@@ -15,7 +16,7 @@ from pydicom.dataset import Dataset
 
 from dicom_bridge.convert.frames import attribute
 from dicom_bridge.convert.source import SourceSeries
-from dicom_bridge.coverage import HALF, coverage, share_outside
+from dicom_bridge.coverage import coverage, share_outside, whole_voxels
 from dicom_bridge.errors import SegRefused
 from dicom_bridge.geometry import FloatArray
 from dicom_bridge.seg.model import SegContent
@@ -36,8 +37,8 @@ def resampled(dataset: Dataset, source: SourceSeries) -> SegContent:
         The content, marked as resampled.
 
     Raises:
-        SegRefused: another frame of reference, voxels outside the series, a segment that vanishes,
-            or a grid of the SEG's own that is none.
+        SegRefused: another frame of reference, voxels outside the series, or a grid of the SEG's
+            own that is none.
     """
     frame = str(attribute(dataset, "FrameOfReferenceUID") or "")
     if frame and source.FrameOfReferenceUID and frame != source.FrameOfReferenceUID:
@@ -45,10 +46,7 @@ def resampled(dataset: Dataset, source: SourceSeries) -> SegContent:
     shares, own = shares_on_own_grid(dataset)
     masks: dict[int, NDArray[np.uint8]] = {}
     for number, share in shares.items():
-        mask = onto_series(share.astype(np.float32) / np.float32(255), own.affine, source)
-        if np.any(share >= 128) and not mask.any():
-            raise SegRefused(f"segment {number} vanishes on the series' grid: it is too small")
-        masks[number] = mask
+        masks[number] = onto_series(share.astype(np.float32) / np.float32(255), own.affine, source)
     content = content_of(dataset, masks, source.geometry.affine, source.SeriesInstanceUID)
     return replace(content, resampled=True)
 
@@ -64,7 +62,7 @@ def onto_series(
         source: the series.
 
     Returns:
-        (I, J, K) uint8 0/1 where at least half of the voxel is covered.
+        (I, J, K) uint8 0/1, each connected piece with its volume.
 
     Raises:
         SegRefused: part of the structure lies outside the series.
@@ -76,14 +74,14 @@ def onto_series(
         raise SegRefused(f"{outside:.0%} of a segment lie outside its series")
     if source.even:
         found = coverage(share, inverse @ geometry.affine, geometry.shape)
-        return (found >= HALF).astype(np.uint8)
+        return whole_voxels(found).astype(np.uint8)
     planes = []
     thickness = _thickness(source)
     for k, high in enumerate(thickness):
         plane = source.slice_affine(k)
         plane[:3, 2] *= high
         planes.append(coverage(share, inverse @ plane, (*geometry.shape[:2], 1))[:, :, 0])
-    return (np.stack(planes, axis=2) >= HALF).astype(np.uint8)
+    return whole_voxels(np.stack(planes, axis=2)).astype(np.uint8)
 
 
 def _thickness(source: SourceSeries) -> list[float]:

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 from numpy.typing import NDArray
 
-from dicom_bridge.coverage import HALF, coverage, share_outside
+from dicom_bridge.coverage import coverage, share_outside, whole_voxels
 
 
 def grid(spacing: tuple[float, float, float], origin: tuple[float, ...]) -> NDArray[np.float64]:
@@ -52,7 +52,7 @@ def test_a_ball_keeps_shape_and_volume(
     wanted = tuple(int(50 / s) + 1 for s in spacing)
     other = turned(degrees) @ grid(spacing, (-25.0, -25.0, -25.0))
     share = coverage(fine, np.linalg.inv(affine) @ other, wanted)
-    found, truth = share >= HALF, ball(other, wanted, 14.0)
+    found, truth = whole_voxels(share), ball(other, wanted, 14.0)
     assert dice(found, truth) > best
     volume = float(share.sum()) * float(np.prod(spacing))
     assert volume == pytest.approx(4 / 3 * np.pi * 14**3, rel=0.02)
@@ -64,14 +64,13 @@ def test_whole_voxel_shifts_and_turned_axes_are_exact() -> None:
     mask = random.random((7, 9, 5)) < 0.4
     index = np.eye(4)
     index[:3, 3] = [2, -1, 1]
-    moved = coverage(mask, index, (7, 9, 5)) >= HALF
+    moved = whole_voxels(coverage(mask, index, (7, 9, 5)))
     expected = np.zeros_like(mask)
     expected[:5, 1:, :4] = mask[2:, :8, 1:]
     assert np.array_equal(moved, expected)
     swapped = np.array([[0, 0, 1, 0], [0, -1, 0, 8], [1, 0, 0, 0], [0, 0, 0, 1.0]])
-    assert np.array_equal(
-        coverage(mask, swapped, (5, 9, 7)) >= HALF, mask.transpose(2, 1, 0)[:, ::-1]
-    )
+    turned_back = whole_voxels(coverage(mask, swapped, (5, 9, 7)))
+    assert np.array_equal(turned_back, mask.transpose(2, 1, 0)[:, ::-1])
     assert not coverage(np.zeros_like(mask), index, (7, 9, 5)).any()
     far = np.eye(4)
     far[:3, 3] = 100
@@ -86,6 +85,23 @@ def test_a_thin_sheet_does_not_come_and_go_with_the_grid() -> None:
         index = grid((1, 1, 5), (0.0, 0.0, float(start)))
         share = coverage(mask, index, (9, 9, 8))
         assert float(share[4, 4].sum()) * 5 == pytest.approx(3.0, abs=0.25)
+
+
+def test_pieces_keep_their_volume_where_half_a_voxel_would_lose_it() -> None:
+    random = np.random.default_rng(2)
+    mask = np.zeros((80, 80, 60), dtype=np.bool_)
+    for place in random.integers(6, 54, (25, 3)):
+        size = random.integers(1, 4, 3)
+        box = tuple(slice(p, p + s) for p, s in zip(place, size, strict=True))
+        mask[box] = True
+    index = grid((1, 1, 3), (0.3, 0.4, 0.5))
+    share = coverage(mask, index, (80, 80, 20))
+    kept, half = whole_voxels(share), share >= 0.5
+    volume = np.count_nonzero(mask)
+    assert np.count_nonzero(half) * 3 < 0.9 * volume
+    assert np.count_nonzero(kept) * 3 == pytest.approx(volume, rel=0.1)
+    assert np.all(kept[half])
+    assert not whole_voxels(np.zeros((3, 3, 3), np.float32)).any()
 
 
 def test_what_lies_outside() -> None:

@@ -19,6 +19,7 @@ from appliance.pipeline.pool import WorkerPool
 from appliance.pipeline.states import Event, State
 from appliance.research import CaseFiles
 from appliance.store import Member
+from tests.appliance.core.test_bids import issues
 from tests.appliance.core.values import MATCH
 from tests.appliance.labels.site import FLAIR, MOTION, PATIENTS, T1, ball, site, write_mask
 
@@ -272,3 +273,14 @@ def test_in_a_real_worker_process(tmp_path: Path) -> None:
             assert outcomes(rows) == ["taken", "refused"]
     finally:
         pool.close()
+
+
+@pytest.mark.integration
+def test_the_validator_has_no_word_against_the_labels(tmp_path: Path) -> None:
+    for number, radius in enumerate((5.0, 6.0), start=1):
+        write_mask(tmp_path / f"{number}.nii", ball(FLAIR, CENTRE, radius), FLAIR)
+    with site(tmp_path / "home") as here:
+        here.add(MATCH)
+        here.run(UIDS + "".join(f"{n}.nii,1.2.3,1.2.3.1,r{n}\n" for n in (1, 2)), tmp_path)
+        for name in ("labels", "raters"):
+            assert issues(here.home.derivatives / name) == []

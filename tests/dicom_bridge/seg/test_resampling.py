@@ -54,7 +54,7 @@ def test_a_ball_drawn_on_a_finer_view(tmp_path: Path, orientation: str) -> None:
     mask, truth = content.segments[0].mask > 0, inside(source)
     assert np.array_equal(content.affine, source.geometry.affine)
     assert 2 * np.sum(mask & truth) / (mask.sum() + truth.sum()) > 0.97
-    assert mask.sum() * 2.0 * 1.7 * 4.0 == pytest.approx(4 / 3 * np.pi * 15**3, rel=0.04)
+    assert mask.sum() * 2.0 * 1.7 * 4.0 == pytest.approx(4 / 3 * np.pi * 15**3, rel=0.02)
 
 
 def test_an_uneven_series_and_what_does_not_fit(tmp_path: Path) -> None:
@@ -67,8 +67,8 @@ def test_an_uneven_series_and_what_does_not_fit(tmp_path: Path) -> None:
     source = SourceSeries.from_files(series(tmp_path / "in", replace(COARSE, slices=5)))
     with pytest.raises(SegRefused, match="lie outside its series"):
         read_seg(drawn_on_another_grid(tmp_path / "b", FINE, 19.0), source, resample=True)
-    with pytest.raises(SegRefused, match="vanishes"):
-        read_seg(drawn_on_another_grid(tmp_path / "c", FINE, 1.2), source, resample=True)
+    tiny = read_seg(drawn_on_another_grid(tmp_path / "c", FINE, 1.2), source, resample=True)
+    assert tiny.segments[0].mask.sum() == 1, "nothing vanishes"
     dataset = pydicom.dcmread(path)
     dataset.FrameOfReferenceUID = "2.25.3"
     dataset.save_as(path, enforce_file_format=True)
