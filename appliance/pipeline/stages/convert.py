@@ -12,6 +12,7 @@ from collections.abc import Mapping
 
 from appliance.labels.staged import write_labels
 from appliance.pipeline.stages.selection import read_selection
+from appliance.pipeline.states import Stage
 from appliance.pipeline.work import SOURCE_PREFIX, StageResult, StageWork
 from dicom_bridge.convert import Converted, convert_series
 from federation.canonical import JSON
@@ -34,6 +35,7 @@ def run(work: StageWork) -> StageResult:
         converted[kind] = convert_series(files, work.out / f"{kind}.nii", work=scratch)
         source = json.dumps(converted[kind].source.to_json())
         (work.out / f"{SOURCE_PREFIX}{kind}.json").write_text(source, encoding="utf-8")
+        _sidecar(work, kind, converted[kind])
     shutil.rmtree(scratch, ignore_errors=True)
     frames = frames_of({k: made.source.FrameOfReferenceUID for k, made in converted.items()})
     (work.out / FRAMES_FILE).write_text(json.dumps(frames), encoding="utf-8")
@@ -58,6 +60,18 @@ def run(work: StageWork) -> StageResult:
         },
         detail="; ".join(f"{kind} by {made.engine}" for kind, made in converted.items()),
     )
+
+
+def _sidecar(work: StageWork, kind: str, made: Converted) -> None:
+    """The de-identified header's side-car, with the engine that converted the image."""
+    earlier = work.of(Stage.DEIDENTIFY) / f"{kind}.json"
+    fields = json.loads(earlier.read_bytes()) if earlier.exists() else {}
+    fields |= {
+        "ConversionSoftware": made.engine,
+        "ConversionSoftwareVersion": made.engine_version,
+    }
+    text = json.dumps(fields, indent=2, sort_keys=True) + "\n"
+    (work.out / f"{kind}.json").write_text(text, encoding="utf-8")
 
 
 def frames_of(uids: Mapping[str, str]) -> dict[str, int]:

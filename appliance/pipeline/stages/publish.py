@@ -43,7 +43,7 @@ def run(work: StageWork) -> StageResult:
         count += 1
         target = tree / files.image(kind)
         compress(image, target)
-        _copy(work.of(Stage.DEIDENTIFY) / f"{kind}.json", sidecar(target))
+        _copy(work.of(Stage.CONVERT) / f"{kind}.json", sidecar(target))
         brain = defaced / f"{kind}-brain.nii"
         if brain.exists():
             mask = tree / files.mask(kind)

@@ -188,7 +188,7 @@ def fill(work: StageWork, *, label: bool) -> None:
     save_volume(image(), at(work, Stage.DEFACE) / "FLAIR-brain.nii")
     if label:
         stage_label(at(work, Stage.CONVERT), "FLAIR")
-    (at(work, Stage.DEIDENTIFY) / "FLAIR.json").write_text("{}")
+    (at(work, Stage.CONVERT) / "FLAIR.json").write_text("{}")
     (at(work, Stage.CHECK) / QC_FILE).write_text("{}")
     (at(work, Stage.REGISTER)).mkdir(exist_ok=True)
 
