@@ -26,7 +26,7 @@ from federation.clock import utc_now
 
 SMALLEST_DISK_BYTES = 10 * 2**30
 CERTIFICATE_WARNING_DAYS = 30
-_TOKEN_HINT = "`clinode node check --token FILE` tries the way already"
+_BEFORE = "`clinode node check --token FILE` tries the way already"
 RENEW = "ask for a new token, move keys/node.crt away and enrol again"
 
 
@@ -149,7 +149,8 @@ def _certificate(home: Home, now: datetime) -> Finding:
         return Finding("certificate", False, f"expired on {ends:%Y-%m-%d}: {RENEW}")
     words = f"valid for {days} days"
     if days <= CERTIFICATE_WARNING_DAYS:
-        return Finding("certificate", False, f"{words}: {RENEW}")
+        late = f"{words} and not renewed, which a running node does by itself"
+        return Finding("certificate", False, f"{late}: is it running and connected? Else {RENEW}")
     return Finding("certificate", True, words)
 
 
@@ -166,7 +167,7 @@ def _way(home: Home, settings: Settings, now: datetime | None, token: str) -> It
             given = parse_token(token)
             steps = examine_token(Way(given.address, proxy_of(settings, given.address)), given)
         elif not (home.keys / CERTIFICATE_FILE).exists():
-            yield Finding("coordinator", False, "not enrolled; with the token " + _TOKEN_HINT)
+            yield Finding("coordinator", False, "not enrolled; with the token " + _BEFORE)
             return
         else:
             identity = load_identity(home.keys)

@@ -51,7 +51,8 @@ from dicom_bridge.net.retrieve import RetrievePolicy
 from federation.audit_chain import AuditChain
 from federation.canonical import JSON
 from federation.clock import Clock, utc_now
-from federation.enrolment.client import COORDINATOR_FILE, SiteIdentity, load_identity
+from federation.enrolment.client import COORDINATOR_FILE, SiteIdentity
+from federation.enrolment.renewal import Renewal, load_present
 from federation.errors import FederationError, IdentityRefused, VersionRefused
 from federation.node.agent import SiteAgent
 from federation.node.connection import CoordinatorConnection
@@ -422,7 +423,7 @@ class Node:
             if not (self.home.keys / COORDINATOR_FILE).exists():
                 stop.wait(_ENROLMENT_LOOK_S)
                 continue
-            self._identity = load_identity(self.home.keys)
+            self._identity = load_present(self.home.keys)
             agent = SiteAgent(
                 CoordinatorConnection(
                     self._identity, proxy=proxy_of(self.settings, self._identity.address)
@@ -430,6 +431,7 @@ class Node:
                 self.site,
                 clock=self._options.clock,
                 observer=self._options.agent_observer,
+                renewal=Renewal(self.home.keys, clock=self._options.clock),
             )
             self._agent = agent
             try:
@@ -479,7 +481,7 @@ class Node:
             round=status.round,
             rounds=self.site.rounds(),
             task=status.activity,
-            certificate_expires=identity.certificate_ends,
+            certificate_expires=agent.certificate_ends,
             detail=status.words or self._agent_words,
         )
 

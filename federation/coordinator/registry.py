@@ -17,7 +17,7 @@ from cryptography.hazmat.primitives.serialization import Encoding, PublicFormat
 from federation.audit_chain import AuditChain
 from federation.clock import Clock, parse_stamp, stamp
 from federation.coordinator.causes import Cause
-from federation.coordinator.schema import SiteRow, TokenRow
+from federation.coordinator.schema import RenewalRow, SiteRow, TokenRow
 from federation.coordinator.store import Store
 from federation.enrolment.token import EnrolmentToken, make_token
 from federation.errors import EnrolmentRefused, RunRefused
@@ -54,6 +54,11 @@ class Project:
     token_hours: float
 
 
+def _key_sha256(key: ec.EllipticCurvePublicKey) -> str:
+    der = key.public_bytes(Encoding.DER, PublicFormat.SubjectPublicKeyInfo)
+    return hashlib.sha256(der).hexdigest()
+
+
 class Registry:
     """Adds, enrols and revokes sites, and says how a certificate stands.
 
@@ -76,6 +81,7 @@ class Registry:
         self._lock = threading.Lock()
         self._strangers: deque[float] = deque(maxlen=STRANGERS_PER_MINUTE)
         self._standing: dict[str, SiteRow] = {site.name: site for site in store.sites()}
+        self._renewed: dict[str, RenewalRow] = {row.site: row for row in store.renewals()}
 
     @property
     def project(self) -> Project:
@@ -144,15 +150,67 @@ class Registry:
             change.execute(
                 "UPDATE tokens SET state = 'burned' WHERE site = ? AND state = 'open'", (name,)
             )
+            change.execute("DELETE FROM renewals WHERE site = ?", (name,))
+        self._renewed.pop(name, None)
         self._refresh(name)
         self._audit.append(ACTOR_OPERATOR, "site.revoked", name, {"reason": reason[:200]})
 
     def standing(self, site: str, serial: str) -> Cause | None:
         """Why a certificate may not call; None where it may."""
         row = self._standing.get(site)
-        if row is None or row.serial != serial:
-            return Cause.NOT_REGISTERED
-        return Cause.REVOKED if row.state == "revoked" else None
+        if row is not None and row.state == "revoked":
+            return Cause.REVOKED
+        renewed = self._renewed.get(site)
+        if renewed is not None and renewed.serial == serial:
+            self._supersede(renewed)
+            return None
+        return Cause.NOT_REGISTERED if row is None or row.serial != serial else None
+
+    def renew(self, site: str, request_pem: bytes) -> bytes:
+        """Certify a new key of a site whose present certificate called; PEM.
+
+        The present one holds until the new one calls for the first time. The same key gets the
+        same certificate again.
+
+        Raises:
+            EnrolmentRefused: the request does not fit the site.
+        """
+        with self._lock:
+            key = read_request(request_pem, site)
+            key_sha256 = _key_sha256(key)
+            waiting = self._renewed.get(site)
+            if waiting is not None and waiting.key_sha256 == key_sha256:
+                return waiting.certificate.encode()
+            certificate = issue_site(
+                self._authority, (site, self._project.name), key, self._clock()
+            )
+            pem = certificate.public_bytes(Encoding.PEM)
+            ends = stamp(certificate.not_valid_after_utc)
+            with self._store.change() as change:
+                row = RenewalRow(
+                    site, serial_of(certificate), ends, key_sha256, pem.decode(), change.now
+                )
+                change.execute("DELETE FROM renewals WHERE site = ?", (site,))
+                change.insert(
+                    "renewals", {name: getattr(row, name) for name in RenewalRow.__slots__}
+                )
+            self._renewed[site] = row
+            self._audit.append(site, "certificate.renewed", site, {"serial": row.serial})
+            return pem
+
+    def _supersede(self, renewed: RenewalRow) -> None:
+        """The new certificate has called: it is the site's, the old one nobody's."""
+        with self._lock:
+            if self._renewed.get(renewed.site) is not renewed:
+                return
+            with self._store.change() as change:
+                fields = {"serial": renewed.serial, "certificate_ends": renewed.certificate_ends}
+                change.set("sites", {"name": renewed.site}, fields)
+                change.execute("DELETE FROM renewals WHERE site = ?", (renewed.site,))
+            self._refresh(renewed.site)
+            del self._renewed[renewed.site]
+            detail = {"serial": renewed.serial}
+            self._audit.append(renewed.site, "certificate.in_use", renewed.site, detail)
 
     def seen(self, site: str, software: str = "") -> None:
         """Remember that a site called."""
@@ -173,9 +231,7 @@ class Registry:
         with self._lock:
             token = self._token_of(token_id, secret)
             key = read_request(request_pem, token.site)
-            key_sha256 = hashlib.sha256(
-                key.public_bytes(Encoding.DER, PublicFormat.SubjectPublicKeyInfo)
-            ).hexdigest()
+            key_sha256 = _key_sha256(key)
             if token.state == "used":
                 if token.key_sha256 == key_sha256 and token.certificate:
                     return token.certificate.encode()

@@ -30,6 +30,11 @@ CREATE TABLE IF NOT EXISTS tokens (
     state TEXT NOT NULL CHECK (state IN ('open', 'used', 'burned')),
     key_sha256 TEXT, certificate TEXT, used_at TEXT
 ) STRICT;
+CREATE TABLE IF NOT EXISTS renewals (
+    site TEXT PRIMARY KEY REFERENCES sites (name),
+    serial TEXT NOT NULL, certificate_ends TEXT NOT NULL,
+    key_sha256 TEXT NOT NULL, certificate TEXT NOT NULL, issued_at TEXT NOT NULL
+) STRICT;
 CREATE TABLE IF NOT EXISTS runs (
     run_id TEXT PRIMARY KEY,
     number INTEGER NOT NULL UNIQUE,
@@ -97,6 +102,18 @@ class RunRow:
     created_at: str
     changed_at: str
     ended_at: str | None
+
+
+@dataclass(frozen=True, slots=True)
+class RenewalRow:
+    """A certificate that a site has got and not used yet."""
+
+    site: str
+    serial: str
+    certificate_ends: str
+    key_sha256: str
+    certificate: str
+    issued_at: str
 
 
 @dataclass(frozen=True, slots=True)

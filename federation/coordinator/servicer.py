@@ -220,6 +220,16 @@ class FederationService(FederationServicer):
             abort(context, error)
         return pb.ReportReply(format=MESSAGE_FORMAT, accepted=accepted, words=words)
 
+    def Renew(self, request: pb.RenewRequest, context: grpc.ServicerContext) -> pb.RenewReply:
+        """Certify a new key of the site that calls."""
+        site = self._gate.identity(context).site
+        try:
+            certificate = self._registry.renew(site, request.signing_request_pem)
+        except EnrolmentRefused as error:
+            # The caller's present certificate is fine: only this request is refused.
+            abort(context, RequestRefused(str(error)))
+        return pb.RenewReply(format=MESSAGE_FORMAT, certificate_pem=certificate)
+
     def _ended(self, task_id: str, site: str) -> bool:
         task = self._store.task(task_id)
         return task is None or task.site != site or task.state in TASK_ENDS

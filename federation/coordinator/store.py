@@ -15,6 +15,7 @@ from federation.clock import Clock, stamp, utc_now
 from federation.coordinator.schema import (
     SCHEMA,
     STORE_FORMAT,
+    RenewalRow,
     RoundRow,
     RunRow,
     RunSiteRow,
@@ -151,6 +152,10 @@ class Store:
         """One site."""
         rows = self._rows("SELECT * FROM sites WHERE name = ?", (name,))
         return SiteRow(**dict(rows[0])) if rows else None
+
+    def renewals(self) -> list[RenewalRow]:
+        """Certificates that sites have got and not used yet."""
+        return [RenewalRow(**dict(row)) for row in self._rows("SELECT * FROM renewals")]
 
     def token(self, token_id: str) -> TokenRow | None:
         """One enrolment token."""

@@ -11,8 +11,10 @@ import structlog
 
 from federation.canonical import JSON
 from federation.clock import Clock, stamp, utc_now
+from federation.enrolment.renewal import Renewal
 from federation.errors import (
     CoordinatorUnreachable,
+    EnrolmentRefused,
     FederationError,
     IdentityRefused,
     RequestRefused,
@@ -70,6 +72,7 @@ class SiteAgent:
         observer: sees every step.
         trainers: makes the trainer of a run.
         deferred_poll_s: how often a task that waits for a person is looked at again.
+        renewal: renews the site's certificate between two tasks; None never does.
     """
 
     def __init__(
@@ -81,6 +84,7 @@ class SiteAgent:
         observer: Observer | None = None,
         trainers: TrainerFactory = OnDemandTrainer,
         deferred_poll_s: float = DEFERRED_POLL_S,
+        renewal: Renewal | None = None,
     ) -> None:
         self._connection = connection
         self._site = site
@@ -88,9 +92,15 @@ class SiteAgent:
         self._observer = observer or (lambda _: None)
         self._worker = Worker(site, trainers)
         self._deferred_poll_s = deferred_poll_s
+        self._renewal = renewal
         self._deferred: dict[str, Entry] = {}
         self._status = AgentStatus()
         self._stop = threading.Event()
+
+    @property
+    def certificate_ends(self) -> str:
+        """End of the certificate in use, UTC ISO 8601."""
+        return self._connection.identity.certificate_ends
 
     @property
     def status(self) -> AgentStatus:
@@ -114,6 +124,7 @@ class SiteAgent:
         try:
             self._greet()
             while not stop.is_set():
+                self._renew()
                 self._look_again()
                 self._next()
         except CoordinatorUnreachable:
@@ -146,6 +157,22 @@ class SiteAgent:
             "certificate_ends": reply.certificate_ends,
         }
         self._site.record("federation.connected", detail)
+
+    def _renew(self) -> None:
+        """Renew the certificate when its time has come; a failure waits for the next try."""
+        renewal, present = self._renewal, self._connection.identity
+        if renewal is None or not renewal.due(present):
+            return
+        try:
+            renewed = renewal.renew(present, self._connection.renew)
+        except (RequestRefused, EnrolmentRefused, OSError) as error:
+            _log.warning("certificate_not_renewed", cause=type(error).__name__)
+            self._site.record("certificate.not_renewed", {"words": str(error)})
+            return
+        self._connection.use(renewed)
+        self._greet()
+        detail: dict[str, JSON] = {"serial": renewed.serial, "ends": renewed.certificate_ends}
+        self._site.record("certificate.renewed", detail)
 
     def _next(self) -> None:
         wait = self._deferred_poll_s if self._deferred else POLL_S

@@ -176,6 +176,29 @@ class CoordinatorConnection:
             return CoordinatorUnreachable(known)
         return error
 
+    @property
+    def identity(self) -> SiteIdentity:
+        """Key and certificates in use."""
+        return self._identity
+
+    def use(self, identity: SiteIdentity) -> None:
+        """Call with another certificate of the same site from now on."""
+        former = self._channel
+        self._identity = identity
+        self._stub = self._open()
+        if former is not None:
+            former.close()
+
+    def renew(self, signing_request_pem: bytes) -> bytes:
+        """Have a new key certified; the certificate in PEM.
+
+        Raises:
+            RequestRefused: the coordinator does not renew (an older version).
+        """
+        request = pb.RenewRequest(format=MESSAGE_FORMAT, signing_request_pem=signing_request_pem)
+        reply = self.repeated(lambda: self._stub.Renew(request, timeout=CALL_S))
+        return reply.certificate_pem
+
     def handshake(self) -> pb.HandshakeReply:
         """Agree on a protocol version.
 

@@ -74,6 +74,8 @@ class FederationStub:
     """Continues an upload at the offset that StatObject gave."""
     ReportTask: _grpc.UnaryUnaryMultiCallable[_federation_pb2.TaskReport, _federation_pb2.ReportReply]
     """Ends a task. Repeating it changes nothing."""
+    Renew: _grpc.UnaryUnaryMultiCallable[_federation_pb2.RenewRequest, _federation_pb2.RenewReply]
+    """Certifies a new key of the calling site. The same key gets the same certificate again."""
 
 @_typing.type_check_only
 class FederationAsyncStub(FederationStub):
@@ -91,6 +93,8 @@ class FederationAsyncStub(FederationStub):
     """Continues an upload at the offset that StatObject gave."""
     ReportTask: _aio.UnaryUnaryMultiCallable[_federation_pb2.TaskReport, _federation_pb2.ReportReply]  # type: ignore[assignment]
     """Ends a task. Repeating it changes nothing."""
+    Renew: _aio.UnaryUnaryMultiCallable[_federation_pb2.RenewRequest, _federation_pb2.RenewReply]  # type: ignore[assignment]
+    """Certifies a new key of the calling site. The same key gets the same certificate again."""
 
 class FederationServicer(metaclass=_abc_1.ABCMeta):
     """The mutual-TLS listener. The site's name comes from its certificate and from nowhere else."""
@@ -141,5 +145,13 @@ class FederationServicer(metaclass=_abc_1.ABCMeta):
         context: _ServicerContext,
     ) -> _typing.Union[_federation_pb2.ReportReply, _abc.Awaitable[_federation_pb2.ReportReply]]:
         """Ends a task. Repeating it changes nothing."""
+
+    @_abc_1.abstractmethod
+    def Renew(
+        self,
+        request: _federation_pb2.RenewRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_federation_pb2.RenewReply, _abc.Awaitable[_federation_pb2.RenewReply]]:
+        """Certifies a new key of the calling site. The same key gets the same certificate again."""
 
 def add_FederationServicer_to_server(servicer: FederationServicer, server: _typing.Union[_grpc.Server, _aio.Server]) -> None: ...

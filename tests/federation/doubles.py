@@ -271,11 +271,21 @@ class Federation:
         identity = identity or self.enrolled(site.name)
         connection = CoordinatorConnection(identity, retry=RetryPolicy(first_s=0.05, longest_s=0.2))
         agent = SiteAgent(connection, site, trainers=site.trainer, deferred_poll_s=0.2)
+        self.run_agent(agent)
+        return agent
+
+    def run_agent(self, agent: SiteAgent) -> None:
+        """Run an agent in a thread until the federation is closed."""
         stop = threading.Event()
         thread = threading.Thread(target=agent.run, args=(stop,), daemon=True)
         thread.start()
         self._stops.append((stop, thread))
-        return agent
+
+    def restart(self) -> None:
+        """Stop the coordinator and start another on its home."""
+        self.coordinator.stop()
+        self.coordinator = Coordinator(self.home, self._options)
+        self.coordinator.start()
 
     def close(self) -> None:
         """Stop agents and coordinator."""
