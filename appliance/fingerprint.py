@@ -99,15 +99,19 @@ def case_figures(research: Path, files: CaseFiles, modality: str) -> CaseFigures
     Raises:
         ImageRefused: an image cannot be read, or holds no voxel but 0.
     """
-    image = to_ras(load_volume(research / files.image(modality)))
-    mask = research / files.mask(modality)
-    inside = to_ras(load_volume(mask)).data > 0 if mask.is_file() else image.data != 0
+    path, mask = research / files.image(modality), research / files.mask(modality)
+    if not path.is_file():
+        raise ImageRefused(f"the {modality} image of a case is absent")
+    absolute = modality in ABSOLUTE
+    # The mask lies on the image's own grid: MR images need not be read at all.
+    inside = to_ras(load_volume(mask)) if mask.is_file() else None
+    image = to_ras(load_volume(path)) if inside is None or absolute else inside
     return CaseFigures(
         patient=files.subject,
         modality=modality,
         spacing_mm=image.spacing,
-        shape=box_shape(inside),
-        intensities=_foreground(research, files, image) if modality in ABSOLUTE else None,
+        shape=box_shape((image if inside is None else inside).data != 0),
+        intensities=_foreground(research, files, image) if absolute else None,
     )
 
 
