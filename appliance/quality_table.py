@@ -155,7 +155,7 @@ _SIGNAL = (
         "ghosting", "image", "structured signal in the air (motion, ghosts)",
         "sqrt(max(0, median of local mean(h^2 - v/9))) / mean brain",
         "ours, after Mortamet et al., MRM 62:365 (2009)", "share", "lower", _AIR,
-        "the {image} shows motion or ghosts", {"*": (0.001, 0.002)},
+        "the {image} shows motion or ghosts", {"*": (0.0007, 0.002)},
     ),
     MetricInfo(
         "slice_jumps", "image", "slices that jump in brightness",
@@ -177,7 +177,8 @@ _AIRS = (
         "snrd", "image", "Dietrich's signal-to-noise ratio",
         "median tissue / (sigma_air sqrt(2 / (4 - pi)))",
         "Dietrich et al., JMRI 26:375 (2007), as in MRIQC", "ratio", "higher",
-        _AIR + ", or where the air is constant", site=True,
+        _AIR + ", or where the air is constant", "the {image} is noisy against its air",
+        {"*": (5.0, None)}, site=True,
     ),
     MetricInfo(
         "fber", "image", "foreground to background energy ratio",
@@ -188,10 +189,11 @@ _AIRS = (
     MetricInfo(
         "qi1", "image", "artefacts in the air", "air voxels above 10 robust z after opening / air",
         "Mortamet et al., MRM 62:365 (2009), mask as in MRIQC", "share", "lower", _AIR,
+        "the {image} has artefacts in the air", {"*": (0.05, None)},
     ),
     MetricInfo(
         "qi2", "image", "how far the air's values are from a chi distribution",
-        "mean |empirical CDF - fitted CDF| of x^2 (gamma by its two moments)",
+        "mean |empirical CDF - fitted CDF| of x^2 below 10 robust z (gamma by two moments)",
         "after Mortamet et al., MRM 62:365 (2009)", "share", "lower", _AIR, site=True,
     ),
     MetricInfo(
@@ -226,7 +228,7 @@ _TISSUES = (
         "inu_range", "image", "intensity non-uniformity: range of the bias field",
         "p95 - p5 of exp(cubic fitted to ln x in WM), median in WM 1",
         "MRIQC's inu_range; polynomial after Dawant et al., IEEE TMI 12:770 (1993)", "ratio",
-        "lower", _TISSUE, site=True,
+        "lower", _TISSUE, "the {image} is shaded", {"*": (0.9, None)}, site=True,
     ),
     MetricInfo(
         "inu_med", "image", "intensity non-uniformity: median of the bias field in the brain",
@@ -292,8 +294,42 @@ _PAIRS = (
     ),
 )  # fmt: skip
 
+_LABELS = (
+    MetricInfo(
+        "label_volume_ml", "label", "volume of the expert's label", "voxels x voxel volume",
+        "ours", "ml", "none", "absent without a label; 0 for an empty one",
+    ),
+    MetricInfo(
+        "label_lesions", "label", "connected pieces of the label", "26 neighbours",
+        "as in the measurement reports", "count", "none", "absent without a label",
+    ),
+    MetricInfo(
+        "label_largest_ml", "label", "volume of the largest piece", "26 neighbours",
+        "as in the measurement reports", "ml", "none", "absent without a label",
+    ),
+    MetricInfo(
+        "label_smallest_ml", "label", "volume of the smallest piece", "26 neighbours",
+        "as in the measurement reports", "ml", "none", "absent without a label",
+    ),
+    MetricInfo(
+        "label_touches_border", "label", "whether the label lies on the image's outermost voxels",
+        "1 or 0", "ours", "1", "lower", "absent without a label",
+        "the label lies on the image's border", {"*": (0.5, None)},
+    ),
+    MetricInfo(
+        "label_values", "label", "number of different values in the label", "count",
+        "ours", "count", "none", "absent without a label",
+    ),
+    MetricInfo(
+        "label_outside_brain", "label", "share of the label outside the brain mask",
+        "voxels outside / voxels", "ours", "share", "lower",
+        "absent without a label or a brain mask; 0 for an empty label",
+        "the label lies outside the brain", {"*": (0.1, 0.5)},
+    ),
+)  # fmt: skip
+
 METRICS: Mapping[str, MetricInfo] = {
-    info.name: info for info in (*_GEOMETRY, *_SIGNAL, *_AIRS, *_TISSUES, *_PAIRS)
+    info.name: info for info in (*_GEOMETRY, *_SIGNAL, *_AIRS, *_TISSUES, *_PAIRS, *_LABELS)
 }
 """Every figure by its name without prefix."""
 

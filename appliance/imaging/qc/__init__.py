@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from appliance.imaging.qc.geometry import border_shares, check_geometry, check_grid
 from appliance.imaging.qc.judge import SiteDistribution, robust_z
+from appliance.imaging.qc.label import label_figures
 from appliance.imaging.qc.model import Finding, ImageInput, Metric, Protocol, QcReport
 from appliance.imaging.qc.quality import check_quality
 from appliance.imaging.qc.record import report_from_json, report_json
@@ -20,6 +21,7 @@ __all__ = [
     "check_geometry",
     "check_grid",
     "check_quality",
+    "label_figures",
     "read_site",
     "report_from_json",
     "report_json",

@@ -6,9 +6,6 @@ import numpy as np
 from numpy.typing import NDArray
 from scipy import ndimage, special
 
-from appliance.errors import ImageRefused
-from appliance.imaging.alignment import head_mask
-from appliance.imaging.defacing import near
 from appliance.imaging.qc.signal import LEAST_VOXELS
 from appliance.imaging.volume import Mask, Volume, apply_affine
 
@@ -41,9 +38,24 @@ def air_mask(volume: Volume, brain: Mask) -> Mask:
     height = (
         row[0] * i[:, None, None] + row[1] * j[None, :, None] + row[2] * k[None, None, :] + row[3]
     )
-    region = (height > float(place[:, 2].mean())) & ~near(brain, volume.spacing, SCALP_REACH_MM)
+    region = (height > float(place[:, 2].mean())) & ~within_reach(
+        brain, volume.spacing, SCALP_REACH_MM
+    )
     kept = region & (volume.data > volume.data.min())
     return np.asarray(kept if kept.sum() > region.sum() / 3.0 else empty, dtype=bool)
+
+
+def within_reach(mask: Mask, spacing: tuple[float, float, float], reach_mm: float) -> Mask:
+    """A mask that is not empty, and everything within `reach_mm` of it."""
+    box = []
+    for axis, step in enumerate(spacing):
+        used = np.flatnonzero(mask.any(axis=tuple(other for other in range(3) if other != axis)))
+        margin = int(np.ceil(reach_mm / step)) + 1
+        box.append(slice(max(0, int(used[0]) - margin), int(used[-1]) + margin + 1))
+    where = tuple(box)
+    result = np.zeros_like(mask)
+    result[where] = ndimage.distance_transform_edt(~mask[where], sampling=spacing) <= reach_mm
+    return result
 
 
 def ghosting(
@@ -126,14 +138,16 @@ def foreground_energy(volume: Volume) -> float | None:
         The ratio; None where no head is found, nothing lies outside, or half of the outside is 0.
     """
     data = np.asarray(volume.data, dtype=np.float64) - min(0.0, float(volume.data.min()))
+    low = float(np.percentile(data, 0.5))
     bright = data[data > data.mean()]
     if bright.size < LEAST_VOXELS:
         return None
-    scaled = np.clip((data - np.percentile(data, 0.5)) / np.percentile(bright, 90), 0, 1.5)
-    try:
-        head = head_mask(volume.with_data(scaled.astype(np.float32)))
-    except ImageRefused:
-        return None
+    pieces, _ = ndimage.label(data - low > 0.15 * (float(np.percentile(bright, 90)) - low))
+    sizes = np.bincount(pieces.ravel())
+    sizes[0] = 0
+    largest = np.pad(pieces == int(sizes.argmax()), 3)
+    head = ndimage.binary_closing(largest, iterations=3)[3:-3, 3:-3, 3:-3]
+    head = np.asarray(ndimage.binary_fill_holes(head), dtype=bool)
     if int((~head).sum()) < LEAST_VOXELS:
         return None
     outside = float(np.median(data[~head] ** 2))
@@ -156,22 +170,27 @@ def artefact_share(data: NDArray[np.floating], air: Mask) -> float | None:
     """
     if int(air.sum()) < LEAST_VOXELS:
         return None
-    values = data[air]
+    limit = _artefact_limit(data[air])
+    if limit is None:
+        return None
+    return float(ndimage.binary_opening(air & (data > limit)).sum()) / float(air.sum())
+
+
+def _artefact_limit(values: NDArray[np.floating]) -> float | None:
+    """Where artefacts begin: median + 10 x 1.4826 MAD; None where the values do not vary."""
     middle = float(np.median(values))
     spread = 1.4826 * float(np.median(np.abs(values - middle)))
-    if spread <= 0:
-        return None
-    found = ndimage.binary_opening(air & (data > middle + ARTEFACT_Z * spread))
-    return float(found.sum()) / float(air.sum())
+    return middle + ARTEFACT_Z * spread if spread > 0 else None
 
 
 def chi_misfit(data: NDArray[np.floating], air: Mask) -> float | None:
     """QI2: how far the air's values are from those of pure noise.
 
     The squared magnitude of n noisy channels is gamma-distributed with shape n; a gamma is fitted
-    by its two moments, and the mean absolute difference of its cumulative distribution from the
-    empirical one is taken at 99 quantiles. After Mortamet et al., Magn. Reson. Med. 62:365 (2009),
-    who fit a chi density to a histogram. Lower is better.
+    by its two moments to the air below 10 robust standard deviations, and the mean absolute
+    difference of its cumulative distribution from the empirical one is taken at 99 quantiles.
+    After Mortamet et al., Magn. Reson. Med. 62:365 (2009), who fit a chi density to a histogram.
+    Lower is better.
 
     Args:
         data: (X, Y, Z).
@@ -182,10 +201,12 @@ def chi_misfit(data: NDArray[np.floating], air: Mask) -> float | None:
     """
     if int(air.sum()) < LEAST_VOXELS:
         return None
-    energy = np.asarray(data[air], dtype=np.float64) ** 2
-    mean, variance = float(energy.mean()), float(energy.var())
-    if variance <= 0:
+    values = np.asarray(data[air], dtype=np.float64)
+    limit = _artefact_limit(values)
+    if limit is None:
         return None
+    energy = values[values <= limit] ** 2
+    mean, variance = float(energy.mean()), float(energy.var())
     steps = np.linspace(0.01, 0.99, 99)
     places = np.quantile(energy, steps)
     fitted = special.gammainc(mean**2 / variance, places * mean / variance)

@@ -55,7 +55,7 @@ def check_quality(
     bounds: Mapping[str, Bounds] | None = None,
     site: SiteDistribution = NOTHING,
     *,
-    extra: tuple[Sequence[Metric], Sequence[Finding]] = ((), ()),
+    extra: Sequence[Metric] = (),
 ) -> QcReport:
     """Measure everything that the given images allow and decide.
 
@@ -63,7 +63,7 @@ def check_quality(
         images: The reference first, then images that are registered to it.
         bounds: Bounds by figure's name that take the place of the defaults.
         site: What the site's other studies gave.
-        extra: Figures and findings from elsewhere (the label's) that count as well.
+        extra: Figures from elsewhere (the label's) that are judged as well.
 
     Returns:
         Metrics, decision and reasons. A metric that cannot be measured has the value None and
@@ -71,7 +71,7 @@ def check_quality(
     """
     own = bounds or {}
     metrics: list[Metric] = []
-    findings: list[Finding] = list(extra[1])
+    findings: list[Finding] = []
     geometry: dict[str, Bounds] = {}
     reference = images[0] if images else None
     for image in images:
@@ -82,7 +82,7 @@ def check_quality(
             metrics += image_metrics(image.prefix, image.volume, image.brain.data > 0, image.atlas)
         if reference is not None and image is not reference:
             metrics += pair_metrics(reference, image)
-    metrics += extra[0]
+    metrics += extra
     judged, by_bounds = judge_metrics(metrics, own, geometry)
     compared, by_site = compare_site(judged, site)
     return decide(compared, [*findings, *by_bounds, *by_site], site_studies=site.studies)
@@ -104,13 +104,13 @@ def image_metrics(
     """
     values = _plane_figures(volume, brain)
     thin, inside = thinned(volume, brain)
-    values |= _air_figures(thin, inside, slice_axis_of(volume))
+    air = air_mask(thin, inside)
+    values |= _air_figures(thin, inside, air, slice_axis_of(volume))
     values["entropy_focus"] = entropy_focus(thin.data)
     coarse, _ = thinned(thin, inside, FOREGROUND_MM)
     values["fber"] = foreground_energy(coarse)
     tissues = find_tissues(thin, inside, atlas)
-    air = noise_of_air(thin.data, air_mask(thin, inside))
-    values |= _tissue_figures(tissues, air or 0.0)
+    values |= _tissue_figures(tissues, noise_of_air(thin.data, air) or 0.0)
     values["wm2max"] = _white_to_max(thin, tissues)
     return [
         Metric(name, values.get(info.name), info.unit, direction_of(name))
@@ -121,15 +121,19 @@ def image_metrics(
 
 
 def _plane_figures(volume: Volume, brain: Mask) -> dict[str, float | None]:
-    """Figures that need neighbours within the slice, on the brain's box; slices 2 mm apart.
+    """Figures that need neighbours within the slice, on the brain's box, slices 2 mm apart.
+
+    The slices' jumps need every slice, but not every voxel of it.
 
     snr: mean of brain tissue over noise (`noise_level`), after study D's T1 figure.
     snr_fluid: mean of cerebrospinal fluid over noise, after study D's FLAIR figure.
     fluid_ratio: mean of fluid over mean of tissue (suppression in FLAIR).
     """
     axis = slice_axis_of(volume)
-    part, inside = boxed(volume, brain)
-    part, inside = thinned(part, inside, axes=(axis,))
+    whole, everywhere = boxed(volume, brain)
+    sparse, sparsely = thinned(whole, everywhere, axes=tuple({0, 1, 2} - {axis}))
+    steady, _ = tissue_and_fluid(sparse.data, sparsely, axis)
+    part, inside = thinned(whole, everywhere, axes=(axis,))
     data = np.asarray(part.data, dtype=np.float32)
     tissue, fluid = tissue_and_fluid(data, inside, axis)
     noise = noise_level(data, tissue, axis)
@@ -139,14 +143,13 @@ def _plane_figures(volume: Volume, brain: Mask) -> dict[str, float | None]:
         "snr": signal_to_noise(bright, noise),
         "snr_fluid": signal_to_noise(dark, noise),
         "fluid_ratio": None if bright is None or dark is None or bright <= 0 else dark / bright,
-        "slice_jumps": slice_jumps(data, tissue, axis),
+        "slice_jumps": slice_jumps(sparse.data, steady, axis),
         **{f"fwhm_{name}": figure for name, figure in zip("xyz", width, strict=True)},
     }
 
 
-def _air_figures(thin: Volume, brain: Mask, axis: int) -> dict[str, float | None]:
+def _air_figures(thin: Volume, brain: Mask, air: Mask, axis: int) -> dict[str, float | None]:
     """Figures of the air on the thinned image."""
-    air = air_mask(thin, brain)
     tissue, _ = tissue_and_fluid(thin.data, brain, axis)
     middle = float(np.median(thin.data[tissue])) if tissue.any() else None
     return {

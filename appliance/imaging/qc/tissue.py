@@ -30,6 +30,8 @@ MAP_STRIDE = 2
 PRIOR_FLOOR = 0.05
 """No tissue is impossible anywhere: the atlas lies only roughly over the head."""
 ROUNDS = 12
+FITTED = 60_000
+"""About this many voxels are enough to fit the mixture; the last round is for all."""
 LEAST_VOXELS = 200
 
 Floats = NDArray[np.float32]
@@ -78,8 +80,12 @@ def find_tissues(volume: Volume, brain: Mask, atlas: Affine | None = None) -> Ti
     field = bias_field(world, values, prior[:, 2])
     if field is None:
         return None
-    even = np.asarray(values / field, dtype=np.float32)
-    return Tissues(classify(even, prior), prior, field, even)
+    share = classify(np.asarray(values / field, dtype=np.float32), prior)
+    if atlas is None:  # the box lies less well: once more from the white matter that was found
+        again = bias_field(world, values, share[:, 2])
+        field = field if again is None else again
+        share = classify(np.asarray(values / field, dtype=np.float32), prior)
+    return Tissues(share, prior, field, np.asarray(values / field, dtype=np.float32))
 
 
 def classify(values: Floats, prior: Floats) -> Floats:
@@ -93,23 +99,32 @@ def classify(values: Floats, prior: Floats) -> Floats:
         (N, 3), rows sum to 1. Where all values are equal, the priors.
     """
     mixed = np.asarray((1 - 3 * PRIOR_FLOOR) * prior + PRIOR_FLOOR, dtype=np.float32)
-    share = mixed
     low, high = np.percentile(values, (0.5, 99.5))
     if high <= low:
         return mixed
     clipped = np.clip(values, low, high).astype(np.float64)
+    some = slice(None, None, max(1, len(values) // FITTED))
     least = (0.01 * (high - low)) ** 2
+    share = mixed[some] ** 2  # first only where the atlas is sure
     for turn in range(ROUNDS):
-        weight = share.astype(np.float64) ** (2 if turn == 0 else 1)  # first: what is sure
-        total = weight.sum(axis=0) + 1e-9
-        mean = np.einsum("nk,n->k", weight, clipped) / total
-        gap = clipped[:, None] - mean
-        variance = np.einsum("nk,nk->k", weight, gap**2) / total + least
-        log = np.log(mixed) - 0.5 * (gap**2 / variance + np.log(variance))
-        log -= log.max(axis=1, keepdims=True)
-        likely = np.exp(log)
-        share = np.asarray(likely / likely.sum(axis=1, keepdims=True), dtype=np.float32)
+        whole = slice(None) if turn == ROUNDS - 1 else some
+        total = share.sum(axis=0, dtype=np.float64) + 1e-9
+        mean = np.einsum("nk,n->k", share, clipped[some]) / total
+        spread = np.einsum("nk,nk->k", share, (clipped[some][:, None] - mean) ** 2) / total + least
+        share = _posterior(clipped[whole], mixed[whole], mean, spread)
     return share
+
+
+def _posterior(
+    values: NDArray[np.float64],
+    prior: Floats,
+    mean: NDArray[np.float64],
+    variance: NDArray[np.float64],
+) -> Floats:
+    """(N, 3) probabilities of three Gaussians with priors."""
+    log = np.log(prior) - 0.5 * ((values[:, None] - mean) ** 2 / variance + np.log(variance))
+    likely = np.exp(log - log.max(axis=1, keepdims=True))
+    return np.asarray(likely / likely.sum(axis=1, keepdims=True), dtype=np.float32)
 
 
 def bias_field(world: NDArray[np.float64], values: Floats, white: Floats) -> Floats | None:

@@ -7,9 +7,17 @@ from pathlib import Path
 
 import numpy as np
 
-from appliance.imaging.qc import ImageInput, check_quality, read_site, report_json
+from appliance.imaging.qc import (
+    ImageInput,
+    Metric,
+    check_quality,
+    label_figures,
+    read_site,
+    report_json,
+)
 from appliance.imaging.registration import Registration
 from appliance.imaging.volume import load_volume
+from appliance.labels.staged import staged_labels
 from appliance.pipeline.stages.deface import read_alignment
 from appliance.pipeline.stages.geometry import protocol_of
 from appliance.pipeline.stages.reporting import write_report
@@ -28,7 +36,8 @@ def run(work: StageWork) -> StageResult:
     site = read_site(
         work.home.derivatives / QC, work.case, least=section.site.least, limit=section.site.z
     )
-    report = check_quality(_images(work), section.bounds(), site)
+    images = _images(work)
+    report = check_quality(images, section.bounds(), site, extra=_label(work, images))
     document = report_json(report, released=work.qc_released)
     (work.out / QC_FILE).write_text(json.dumps(document, indent=1), encoding="utf-8")
     write_report(work, document, site)
@@ -82,6 +91,17 @@ def _images(work: StageWork) -> list[ImageInput]:
             )
         )
     return images
+
+
+def _label(work: StageWork, images: list[ImageInput]) -> list[Metric]:
+    """Figures of the newest expert's label on the image that it was drawn on."""
+    staged = staged_labels(work)
+    if not staged:
+        return []
+    newest = staged[-1]
+    drawn_on = newest.kind.lower()
+    brain = next((image.brain for image in images if image.prefix == drawn_on), None)
+    return label_figures(load_volume(newest.path), brain)
 
 
 def _registration(path: Path) -> Registration | None:

@@ -46,7 +46,7 @@ def test_names_of_reports_lead_back_to_their_line() -> None:
         assert "{" not in complaint_of(name)
         assert direction_of(name) in {"higher", "lower", "none"}
         default_bounds(name)
-    for unknown in ("flair_nothing", "snr", "ct_snr", "", "t1w_brain_overlap"):
+    for unknown in ("flair_nothing", "snr", "xr_snr", "", "t1w_brain_overlap"):
         with pytest.raises(KeyError):
             split_name(unknown)
     assert words_of("nothing") == ""

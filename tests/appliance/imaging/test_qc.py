@@ -15,6 +15,7 @@ from appliance.imaging.qc import (
     check_geometry,
     check_grid,
     check_quality,
+    label_figures,
 )
 from appliance.imaging.qc.air import air_mask, ghosting
 from appliance.imaging.qc.geometry import head_shares
@@ -313,3 +314,19 @@ def test_where_no_head_is_expected_nothing_is_said_of_one() -> None:
     assert report.decision == "pass"
     assert not any("head" in metric.name or "border" in metric.name for metric in report.metrics)
     assert [found.decision for found in check_grid(image)] == ["fail", "fail"]
+
+
+def test_a_label_outside_the_brain_is_found() -> None:
+    flair, brain = head()
+    inside = Volume(ball((40.0, 45.0, 26.0), 12.0).astype(np.uint8), AFFINE)
+    outside = Volume(ball((4.0, 4.0, 4.0), 6.0).astype(np.uint8), AFFINE)
+    images = [ImageInput("flair", flair, brain)]
+    good = check_quality(images, extra=label_figures(inside, brain))
+    assert good.decision == "pass"
+    assert good.value("label_lesions") == 1
+    assert good.value("label_volume_ml") == pytest.approx(4 / 3 * np.pi * 1.2**3, rel=0.1)
+    bad = check_quality(images, extra=label_figures(outside, brain))
+    assert bad.decision == "fail"
+    assert bad.reasons[0].startswith("the label lies outside the brain: label_outside_brain is 1")
+    elsewhere = label_figures(outside, Volume(np.ones((2, 2, 2)), np.eye(4)))
+    assert "label_outside_brain" not in {metric.name for metric in elsewhere}

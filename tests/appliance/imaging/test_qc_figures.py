@@ -86,10 +86,10 @@ def test_chi_misfit_tells_noise_from_ghosts() -> None:
     coils = np.sqrt(sum(rng.normal(0, 5.0, (40, 40, 20)) ** 2 for _ in range(8)))
     assert chi_misfit(coils, EVERYWHERE) == pytest.approx(0.0, abs=0.006)
     ghosts = air(5.0)
-    ghosts[:, ::5] += 40.0
+    ghosts[:, ::5] += 15.0
     spread = chi_misfit(ghosts, EVERYWHERE)
     assert spread is not None
-    assert spread > 0.08
+    assert spread > 0.03
     assert chi_misfit(ghosts, NOWHERE) is None
     assert chi_misfit(np.zeros((40, 40, 20)), EVERYWHERE) is None
 
