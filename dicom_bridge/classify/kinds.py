@@ -88,7 +88,7 @@ class SeriesFiles:
         files: in the order of their names (identifying side).
         classification: what it is.
         instances: files.
-        slices: images: frames of multi-frame instances counted one by one.
+        slices: distinct images: frames of multi-frame instances counted one by one.
         own_result: whether it is a SEG that clinode wrote as a result.
     """
 

@@ -111,6 +111,17 @@ def _series(
         files=tuple(path for path, _ in members),
         classification=classification,
         instances=len(members),
-        slices=sum(max(1, whole(header, "NumberOfFrames", 1)) for header in headers),
+        slices=_slices(headers),
         own_result=classification.kind is SeriesKind.SEG and all(map(is_own_result, headers)),
     )
+
+
+def _slices(headers: Sequence[Dataset]) -> int:
+    """Images of a series; an instance that is there twice counts once."""
+    frames = {
+        str(attribute(header, "SOPInstanceUID", "")) or str(index): max(
+            1, whole(header, "NumberOfFrames", 1)
+        )
+        for index, header in enumerate(headers)
+    }
+    return sum(frames.values())

@@ -167,6 +167,15 @@ def test_repeated_acquisition_on_disk(tmp_path: Path) -> None:
     assert "20260101" not in repr(scan)
 
 
+def test_images_that_came_twice_count_once(tmp_path: Path) -> None:
+    files = put(tmp_path, 3, AcquisitionTime="101500")
+    put(tmp_path, 4, AcquisitionTime="102500")
+    (tmp_path / "again.dcm").write_bytes(files[0].read_bytes())
+    (scan,) = scan_studies(tmp_path)
+    assert [(s.instances, s.slices) for s in scan.series] == [(7, 6), (6, 6)]
+    assert select_inputs(scan, [K.FLAIR])[K.FLAIR].SeriesNumber == 4
+
+
 def test_several_studies_are_told_apart(tmp_path: Path) -> None:
     put(tmp_path / "a", 3)
     put(tmp_path / "b", 4, StudyInstanceUID="1.2.3", **T1)
