@@ -33,11 +33,13 @@ class RaterFile:
         path: the image.
         rater: keyed name.
         order: the later one counts as newer.
+        form: what it was read from, "" where unknown.
     """
 
     path: Path
     rater: str
     order: int
+    form: str = ""
 
 
 def rater_document(
@@ -99,10 +101,10 @@ def rater_files(folder: Path) -> list[RaterFile]:
             document = json.loads(
                 path.with_name(path.name.removesuffix(".nii.gz") + ".json").read_bytes()
             )
-            order = int(document.get(ORDER, 0))
+            order, form = int(document.get(ORDER, 0)), str(document.get("Form", ""))
         except (OSError, ValueError):
-            order = 0
-        found.append(RaterFile(path, rater, order))
+            order, form = 0, ""
+        found.append(RaterFile(path, rater, order, form))
     return sorted(found, key=lambda item: (item.order, item.rater))
 
 

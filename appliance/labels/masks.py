@@ -130,8 +130,15 @@ def load_mask(path: Path) -> Volume:
         raise ImageRefused(
             f"the node's account cannot read the mask ({type(error).__name__})"
         ) from None
+    try:
+        image = nib.load(path)
+        size = int(np.prod([int(n) for n in image.shape])) * image.get_data_dtype().itemsize
+    except (nib.filebasedimages.ImageFileError, OSError, EOFError, ValueError) as error:
+        raise ImageRefused(f"the mask cannot be read as NIfTI ({type(error).__name__})") from None
+    if size > MAX_BYTES:
+        raise ImageRefused("the mask holds more than 2 GiB of values")
     volume = load_volume(path)
-    _check_forms(nib.load(path), volume.shape)
+    _check_forms(image, volume.shape)
     return volume
 
 

@@ -22,11 +22,19 @@ from appliance.imaging.itk import load_matrix
 from appliance.imaging.volume import Affine, Volume, load_volume
 from appliance.keying import instance_key
 from appliance.labels.checks import check_carried
-from appliance.labels.making import RaterFile, agree, rater_document, save_label
+from appliance.labels.making import (
+    RaterFile,
+    agree,
+    rater_document,
+    rater_files,
+    save_label,
+)
 from appliance.labels.reading import LabelPassed, LabelRules, ReadLabel, read_label, voxels_of
 from appliance.labels.resampling import carry
 from appliance.pipeline.states import Stage
 from appliance.pipeline.work import StageWork
+from appliance.research import CaseFiles
+from appliance.store.rows import version_label
 from dicom_bridge.convert.source import SourceSeries
 from dicom_bridge.errors import DataRefused
 from federation.canonical import JSON
@@ -183,20 +191,20 @@ def agree_labels(work: StageWork, reference: str) -> Agreed:
         Files below the stage's folder.
     """
     staged = staged_labels(work)
+    notes = _left_behind(work)
     image = work.of(Stage.DEFACE) / f"{reference}.nii"
     if not staged or not image.exists():
-        notes = ("labels without a reference image cannot be used",) if staged else ()
-        return Agreed(None, {}, (), notes)
+        notes += ["labels without a reference image cannot be used"] if staged else []
+        return Agreed(None, {}, (), tuple(notes))
     grid = grid_of(load_volume(image))
     raters: list[tuple[RaterFile, Mapping[str, JSON]]] = []
-    notes_: list[str] = []
     for entry in staged:
         path = work.out / FOLDER / entry.path.name
         try:
             matrix = None if entry.kind == reference else _matrix(work, entry.kind)
             values, told = brought(load_volume(entry.path), grid, matrix, reference)
         except ImageRefused as error:
-            notes_.append(f"a rater's label on the {entry.kind} was left out: {error}")
+            notes.append(f"a rater's label on the {entry.kind} was left out: {error}")
             continue
         save_label(values, path)
         document = {**entry.document, "Voxels": int(np.count_nonzero(values.data))}
@@ -204,11 +212,24 @@ def agree_labels(work: StageWork, reference: str) -> Agreed:
             document["Notes"] = [*document.get("Notes", ()), *told]
         raters.append((RaterFile(path, entry.rater, entry.order), document))
     if not raters:
-        return Agreed(None, {}, (), tuple(notes_))
+        return Agreed(None, {}, (), tuple(notes))
     made, document = agree([file for file, _ in raters], work.settings.labels.consensus)
     target = work.out / FOLDER / "agreed.nii"
     save_label(made, target)
-    return Agreed(target, document, tuple(raters), tuple(notes_))
+    return Agreed(target, document, tuple(raters), tuple(notes))
+
+
+def _left_behind(work: StageWork) -> list[str]:
+    """Tell of imported labels of the version before: another series may be the reference now."""
+    if work.version < 2:
+        return []
+    base = work.session.removesuffix(f"v{work.version}")
+    files = CaseFiles(work.subject, version_label(base, work.version - 1))
+    folder = (work.home.research / files.rater_label("x")).parent
+    forms = [item.form for item in rater_files(folder)]
+    if "NIfTI" not in forms:
+        return []
+    return ["labels imported for the version before are not taken over: import them again"]
 
 
 def brought(

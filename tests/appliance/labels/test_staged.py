@@ -16,17 +16,26 @@ from appliance.home import Home, create_keys
 from appliance.imaging.itk import save_matrix
 from appliance.imaging.volume import Volume, load_volume, save_volume
 from appliance.labels.consensus import dice
-from appliance.labels.reading import ELSEWHERE, LabelRules, expert_files, read_label
+from appliance.labels.making import rater_document
+from appliance.labels.reading import (
+    ELSEWHERE,
+    LabelRules,
+    expert_files,
+    label_values,
+    read_label,
+)
 from appliance.labels.staged import agree_labels, staged_labels, write_labels
 from appliance.pipeline.states import Stage
 from appliance.pipeline.work import StageWork
+from appliance.research import CaseFiles, sidecar
 from appliance.settings import settings_from
 from appliance.settings_imaging import LabelsSection
 from dicom_bridge.classify import scan_study
 from dicom_bridge.convert import SourceSeries
 from dicom_bridge.errors import DataRefused
-from dicom_bridge.seg import SegmentSpec, write_seg
+from dicom_bridge.seg import SegmentSpec, read_seg, write_seg
 from tests.dicom_bridge.convert.phantom import FRAME_UID, SERIES_UID, Layout, series
+from tests.dicom_bridge.real import files_of
 from tests.dicom_bridge.rtstruct.structures import (
     Region,
     ball,
@@ -35,6 +44,7 @@ from tests.dicom_bridge.rtstruct.structures import (
     written,
 )
 from tests.dicom_bridge.seg.test_write import LESION, request
+from tests.tools import shared_dir
 
 KEY = "st000000000001"
 T1_UID = "2.25.222"
@@ -205,3 +215,32 @@ def test_which_files_of_a_study_are_read(sources: dict[str, SourceSeries], tmp_p
     empty = written(tmp_path / "c", structure_set([Region("Lesion 1", [])]))
     with pytest.raises(ImageRefused, match="empty"):
         read_label(empty, sources, rules)
+
+
+def test_imported_labels_of_the_version_before_are_told(tmp_path: Path) -> None:
+    work = replace(work_of(tmp_path, Stage.PUBLISH), session="vv2", version=2)
+    assert agree_labels(work, "FLAIR").notes == ()
+    image = work.home.research / CaseFiles("s", "v").rater_label("abcd1234")
+    save_volume(Volume(np.zeros((3, 3, 3), np.uint8), np.eye(4)), image)
+    sidecar(image).write_text(json.dumps(rater_document("abcd1234", 1, "NIfTI", "FLAIR", 0)))
+    (note,) = agree_labels(work, "FLAIR").notes
+    assert "import them again" in note
+
+
+def test_real_overlapping_segments_become_one_map() -> None:
+    folder = shared_dir("data", "seg", "dcmqi")
+    source = SourceSeries.from_files(files_of(folder / "ct-3slice"))
+    content = read_seg(folder / "partial_overlaps.dcm", source)
+    masks = {segment.number: segment.mask > 0 for segment in content.segments}
+    codes = {f"X:{number}": number for number in masks}
+    meanings = {number: ("X", str(number)) for number in masks}
+    values = label_values(content, codes, meanings)
+    assert values is not None
+    assert np.array_equal(values > 0, np.any(list(masks.values()), axis=0))
+    sizes = {number: int(mask.sum()) for number, mask in masks.items()}
+    smallest = min(sizes, key=lambda number: sizes[number])
+    assert np.array_equal(values == smallest, masks[smallest]), "the smaller keeps all it has"
+    largest = max(sizes, key=lambda number: sizes[number])
+    strong = label_values(content, codes, meanings, (largest,))
+    assert strong is not None
+    assert np.array_equal(strong == largest, masks[largest])
