@@ -24,8 +24,8 @@ from dicom_bridge.rtstruct.model import Contour, Roi, StructuresRefused
 from dicom_bridge.seg.read import read_code
 
 RTSTRUCT_STORAGE = str(RTStructureSetStorage)
-MAX_BYTES = 512 * 1024**2
-MAX_ITEMS = 1_000_000
+MAX_BYTES = 256 * 1024**2
+MAX_ITEMS = 500_000
 MAX_ROIS = 2_000
 MAX_POINTS = 5_000_000
 """Points of one region."""
@@ -43,7 +43,7 @@ def open_structures(path: Path) -> Dataset:
     """
     try:
         if path.stat().st_size > MAX_BYTES:
-            raise StructuresRefused("the structure set is larger than 512 MiB: not read")
+            raise StructuresRefused("the structure set is larger than 256 MiB: not read")
         if _items(path) > MAX_ITEMS:
             raise StructuresRefused(f"the structure set has more than {MAX_ITEMS} items: not read")
         dataset = read_dataset(path, pixels=False)
