@@ -65,17 +65,26 @@ def _inputs(work: StageWork) -> tuple[Input, ...]:
         if not image.exists():
             continue
         transform = registered / f"{kind}.txt"
-        sidecar = work.of(Stage.DEIDENTIFY) / f"{kind}.json"
         found.append(
             Input(
                 kind=kind,
                 volume=load_volume(image),
                 brain=load_volume(mask) if mask.exists() else None,
                 matrix=load_matrix(transform) if transform.exists() else None,
-                facts=acquisition(json.loads(sidecar.read_bytes())) if sidecar.exists() else (),
+                facts=acquisition(_sidecar(work, kind)),
             )
         )
     return tuple(found)
+
+
+def _sidecar(work: StageWork, kind: str) -> Mapping[str, Any]:
+    """The side-car as `convert` completed it, or as `deidentify` wrote it."""
+    for stage in (Stage.CONVERT, Stage.DEIDENTIFY):
+        path = work.of(stage) / f"{kind}.json"
+        if path.exists():
+            found: Mapping[str, Any] = json.loads(path.read_bytes())
+            return found
+    return {}
 
 
 def _label(work: StageWork) -> Marked | None:
