@@ -221,7 +221,6 @@ def test_real_lesions_come_back(number: int) -> None:
 def test_all_real_lesions_come_back_by_size(capsys: pytest.CaptureFixture[str]) -> None:
     """The table of docs/imaging.md: Dice after there and back, by lesion volume."""
     ways = {
-        "1 mm, own axes": (np.eye(4), True, (1.0, 1.0, 1.0)),
         "1 mm oblique, own axes": (OBLIQUE, True, (1.0, 1.0, 1.0)),
         "1 mm oblique, world axes": (OBLIQUE, False, (1.0, 1.0, 1.0)),
         "to 0.7 mm and back": (OBLIQUE, True, (0.7, 0.7, 0.7)),
@@ -231,7 +230,7 @@ def test_all_real_lesions_come_back_by_size(capsys: pytest.CaptureFixture[str]) 
     for name, (turn, own, spacing) in ways.items():
         sums = np.zeros((len(SIZES), 3))
         scores, gone = [], 0
-        for path in masks()[::2]:
+        for path in masks()[::7]:
             mask = real_mask(path)
             turned = Volume(mask.data, turn @ mask.affine)
             make = aligned_ras_grid if own else isotropic_ras_grid
