@@ -35,6 +35,8 @@ def test_every_call_has_a_method_of_the_client() -> None:
         "FreezeDataset": "freeze_dataset",
         "ImportLabels": "import_labels",
         "FingerprintDataset": "fingerprint",
+        "ReportStudy": "study_report",
+        "ReportDataset": "dataset_report",
         "ListPlans": "plans",
         "ShowPlan": "plan",
         "ListModels": "models",
