@@ -17,7 +17,7 @@ from appliance.errors import ApplianceError
 from appliance.home import Home, remove_tree
 from appliance.identity import Identities
 from appliance.labels.keeping import FreshLabel, LabelKeeper
-from appliance.labels.reading import LabelRules, read_label, voxels_of
+from appliance.labels.reading import LabelRules, ReadLabel, labels_of, voxels_of
 from appliance.labels.staged import brought
 from appliance.pipeline.pool import WorkerPool
 from appliance.pipeline.states import State
@@ -76,42 +76,52 @@ def read_labels(work: LabelWork) -> tuple[LabelRead, ...]:
     """Judge objects and write the expert's on the reference grid; runs in a worker process."""
     remove_tree(work.out)
     work.out.mkdir(mode=0o700, parents=True)
-    return tuple(_read(work, path) for path in work.files)
+    return tuple(read for path in work.files for read in _read(work, path))
 
 
-def _read(work: LabelWork, path: Path) -> LabelRead:
+def _read(work: LabelWork, path: Path) -> list[LabelRead]:
+    try:
+        found = labels_of(path, work.sources, work.rules)
+    except (DicomBridgeError, ApplianceError) as error:
+        return [LabelRead(None, words=str(error))]
+    return [
+        _placed(work, label, work.out / f"{path.stem}-{number}.nii")
+        for number, label in enumerate(found)
+    ]
+
+
+def _placed(work: LabelWork, label: ReadLabel, target: Path) -> LabelRead:
+    """One label on the reference image's grid, as a file."""
     from appliance.imaging.grid import Grid, grid_of
     from appliance.imaging.itk import load_matrix
     from appliance.imaging.volume import Volume, load_volume
     from appliance.labels.making import save_label
 
     try:
-        read = read_label(path, work.sources, work.rules)
         matrix = None
-        if read.kind != work.reference:
-            matrix = load_matrix(work.research / work.case.transform(read.kind))
+        if label.kind != work.reference:
+            matrix = load_matrix(work.research / work.case.transform(label.kind))
         image = work.research / work.case.image(work.reference)
         if image.exists():
             grid = grid_of(load_volume(image))
         else:
             geometry = work.sources[work.reference].geometry
             grid = Grid(geometry.shape, geometry.affine)
-        values, notes = brought(Volume(read.values, read.affine), grid, matrix, work.reference)
+        values, notes = brought(Volume(label.values, label.affine), grid, matrix, work.reference)
     except KeyError:
         return LabelRead(None, words=f"the study has no {work.reference} to stand on")
-    except (DicomBridgeError, ApplianceError) as error:
+    except ApplianceError as error:
         return LabelRead(None, words=str(error))
-    target = work.out / f"{path.stem}.nii"
     save_label(values, target)
     fresh = FreshLabel(
         path=target,
-        rater=read.rater,
-        form=read.form,
-        kind=read.kind,
+        rater=label.rater,
+        form=label.form,
+        kind=label.kind,
         voxels=voxels_of(values.data),
-        notes=(*read.notes, *notes),
+        notes=(*label.notes, *notes),
     )
-    return LabelRead(fresh, read.made_at)
+    return LabelRead(fresh, label.made_at)
 
 
 @dataclass(frozen=True, slots=True)

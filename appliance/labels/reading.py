@@ -6,7 +6,7 @@ the reference image is a later step (`appliance.labels.staged`), when the regist
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Literal
@@ -137,7 +137,9 @@ def _is_structure_set(path: Path) -> bool:
     return sop_class(read_dataset(path, pixels=False)) == RTSTRUCT_STORAGE
 
 
-def read_label(path: Path, sources: Mapping[str, SourceSeries], rules: LabelRules) -> ReadLabel:
+def labels_of(
+    path: Path, sources: Mapping[str, SourceSeries], rules: LabelRules
+) -> tuple[ReadLabel, ...]:
     """Judge a SEG or structure set and read it onto the grid of its series.
 
     Args:
@@ -145,16 +147,22 @@ def read_label(path: Path, sources: Mapping[str, SourceSeries], rules: LabelRule
         sources: canonical modality to the original headers of the study's inputs.
         rules: what counts.
 
+    Returns:
+        One label; of a structure set whose regions name different interpreters one for each.
+
     Raises:
         LabelPassed: no expert's, no mapped code or name, or of a series that is no input.
         DataRefused: damaged, or it does not fit the series that it refers to.
         ImageRefused: it is empty.
     """
-    reader: Callable[..., ReadLabel] = _structures if _is_structure_set(path) else _segmentation
-    label = reader(path, sources, rules)
-    if not label.values.any():
+    if _is_structure_set(path):
+        found = _structures(path, sources, rules)
+    else:
+        found = (_segmentation(path, sources, rules),)
+    drawn = tuple(label for label in found if label.values.any())
+    if not drawn:
         raise ImageRefused(EMPTY)
-    return label
+    return drawn
 
 
 def _segmentation(path: Path, sources: Mapping[str, SourceSeries], rules: LabelRules) -> ReadLabel:
@@ -205,35 +213,54 @@ def label_values(
     return combine(mapped, mapped[0][1].shape, precedence) if mapped else None
 
 
-def _structures(path: Path, sources: Mapping[str, SourceSeries], rules: LabelRules) -> ReadLabel:
+def _structures(
+    path: Path, sources: Mapping[str, SourceSeries], rules: LabelRules
+) -> tuple[ReadLabel, ...]:
     dataset = open_structures(path)
     section = rules.section
     numbers, words = expert_rois(dataset, rules.policy, section.rois, section.codes)
     if not numbers:
         raise LabelPassed(words)
-    rois = {roi.number: roi for roi in rois_of(dataset) if roi.number in numbers}
-    drawn = {number: contours_of(dataset, number) for number in rois}
-    kinds = {_series_of(dataset, rois[n], drawn[n], sources) for n in rois}
+    maker = creator_of(dataset) or _equipment(dataset)
+    by_rater: dict[str, list[Roi]] = {}
+    for roi in rois_of(dataset):
+        if roi.number in numbers:
+            by_rater.setdefault(roi.interpreter or maker, []).append(roi)
+    return tuple(
+        _regions(dataset, rois, rater, numbers, sources, section.precedence)
+        for rater, rois in by_rater.items()
+    )
+
+
+def _regions(
+    dataset: Dataset,
+    rois: Sequence[Roi],
+    rater: str,
+    numbers: Mapping[int, int],
+    sources: Mapping[str, SourceSeries],
+    precedence: Sequence[int],
+) -> ReadLabel:
+    """One rater's regions as one label."""
+    drawn = {roi.number: contours_of(dataset, roi.number) for roi in rois}
+    kinds = {_series_of(dataset, roi, drawn[roi.number], sources) for roi in rois}
     if len(kinds) > 1:
-        raise StructuresRefused("the structure set's mapped regions belong to several series")
+        raise StructuresRefused("a rater's mapped regions belong to several series")
     kind = kinds.pop()
     source = sources[kind]
     masks = []
     notes: list[str] = []
-    for number, value in numbers.items():
-        if not drawn[number]:
+    for number, contours in drawn.items():
+        if not contours:
             continue
-        check_images(drawn[number], source)
-        mask, filled = fill_region(drawn[number], source)
+        check_images(contours, source)
+        mask, filled = fill_region(contours, source)
         notes += filled.notes
-        masks.append((value, mask))
-    interpreters = {roi.interpreter for roi in rois.values()} - {""}
-    rater = interpreters.pop() if len(interpreters) == 1 else creator_of(dataset)
+        masks.append((numbers[number], mask))
     return ReadLabel(
         kind=kind,
-        values=combine(masks, source.geometry.shape, section.precedence),
+        values=combine(masks, source.geometry.shape, precedence),
         affine=source.geometry.affine,
-        rater=rater or _equipment(dataset),
+        rater=rater,
         made_at=_moment(dataset, "StructureSetDate", "StructureSetTime"),
         form="RTSTRUCT",
         notes=tuple(dict.fromkeys(notes)),

@@ -29,7 +29,7 @@ from appliance.labels.making import (
     rater_files,
     save_label,
 )
-from appliance.labels.reading import LabelPassed, LabelRules, ReadLabel, read_label, voxels_of
+from appliance.labels.reading import LabelPassed, LabelRules, ReadLabel, labels_of, voxels_of
 from appliance.labels.resampling import carry
 from appliance.pipeline.states import Stage
 from appliance.pipeline.work import StageWork
@@ -89,7 +89,7 @@ def write_labels(
     refused: list[str] = []
     for name in files:
         try:
-            found.append(read_label(work.received / name, sources, rules))
+            found += labels_of(work.received / name, sources, rules)
         except LabelPassed as error:
             notes.append(str(error))
         except (DataRefused, ImageRefused) as error:

@@ -24,7 +24,8 @@ CLOSED = frozenset({"CLOSED_PLANAR", "CLOSEDPLANAR_XOR"})
 XOR = "CLOSEDPLANAR_XOR"
 FLAT_SHARE = 0.1
 """How far, in slice distances, the points of one contour may lie from one plane."""
-SAME_PLANE_SHARE = 0.05
+SAME_PLANE_SHARE, SAME_PLANE_MM = 0.05, 0.1
+"""Contours closer than this share of a slice distance, and than this, lie in one plane."""
 REGULAR = 1.5
 """Planes further apart than this times the usual distance have a gap between them."""
 BORDER_VOXELS = 1.01
@@ -104,8 +105,9 @@ def _levels(contours: Sequence[Contour], source: SourceSeries, heights: FloatArr
         placed.append((float(along.mean()), contour))
     placed.sort(key=lambda pair: pair[0])
     groups: list[list[tuple[float, Contour]]] = []
+    close = min(SAME_PLANE_SHARE * distance, SAME_PLANE_MM)
     for pair in placed:
-        if groups and pair[0] - groups[-1][0][0] <= SAME_PLANE_SHARE * distance:
+        if groups and pair[0] - groups[-1][0][0] <= close:
             groups[-1].append(pair)
         else:
             groups.append([pair])

@@ -22,7 +22,7 @@ from appliance.labels.reading import (
     LabelRules,
     expert_files,
     label_values,
-    read_label,
+    labels_of,
 )
 from appliance.labels.staged import agree_labels, staged_labels, write_labels
 from appliance.pipeline.states import Stage
@@ -208,13 +208,28 @@ def test_which_files_of_a_study_are_read(sources: dict[str, SourceSeries], tmp_p
     accepted, notes = expert_files(scan_study(folder), rules)
     assert accepted == [by_hand]
     assert "ROIGenerationAlgorithm" in notes[0]
-    label = read_label(by_hand, sources, rules)
+    (label,) = labels_of(by_hand, sources, rules)
     assert set(np.unique(label.values)) == {0, 2}
     assert (label.kind, label.form, label.rater) == ("FLAIR", "RTSTRUCT", "EXPERT^READER")
     assert "EXPERT" not in repr(label)
     empty = written(tmp_path / "c", structure_set([Region("Lesion 1", [])]))
     with pytest.raises(ImageRefused, match="empty"):
-        read_label(empty, sources, rules)
+        labels_of(empty, sources, rules)
+
+
+def test_a_structure_set_of_two_readers_is_two_labels(
+    sources: dict[str, SourceSeries], tmp_path: Path
+) -> None:
+    heights = sources["FLAIR"].positions() @ sources["FLAIR"].normal()
+    regions = [Region("lesion", ball(sources["FLAIR"], r, heights)) for r in (9.0, 12.0)]
+    dataset = structure_set(regions)
+    for item, name in zip(dataset.RTROIObservationsSequence, ("R^ONE", "R^TWO"), strict=True):
+        item.ROIInterpreter = name
+    rules = LabelRules(LabelsSection(codes=CODES, rois={"Lesion": 1}))
+    labels = labels_of(written(tmp_path, dataset), sources, rules)
+    assert [label.rater for label in labels] == ["R^ONE", "R^TWO"]
+    small, large = (int(label.values.sum()) for label in labels)
+    assert 0 < small < large
 
 
 def test_imported_labels_of_the_version_before_are_told(tmp_path: Path) -> None:

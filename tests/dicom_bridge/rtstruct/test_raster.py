@@ -102,7 +102,7 @@ def test_a_ball_with_a_hole_has_the_right_voxels(tmp_path: Path, orientation: st
     assert filled.slices == int(np.count_nonzero(truth.any(axis=(0, 1))))
 
 
-@pytest.mark.parametrize(("distance", "offset"), [(0.5, 0.0), (1.5, 0.7), (3.0, 0.0)])
+@pytest.mark.parametrize(("distance", "offset"), [(0.5, 0.0), (0.2, 0.05), (1.5, 0.7), (3.0, 0.0)])
 def test_planes_between_slices_keep_the_volume(
     tmp_path: Path, distance: float, offset: float
 ) -> None:
