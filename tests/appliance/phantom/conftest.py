@@ -12,6 +12,7 @@ from appliance.demo.phantom import (
     Fault,
     PhantomRequest,
     PhantomStudy,
+    Severity,
     WrittenStudy,
     make_study,
     write_study,
@@ -22,16 +23,22 @@ WrittenOf = Callable[[str], WrittenStudy]
 
 
 @lru_cache(maxsize=24)
-def _study(style: str, index: int, fault: Fault | None) -> PhantomStudy:
-    return make_study(PhantomRequest(index=index, style=style, seed=11, fault=fault))
+def _study(style: str, index: int, fault: Fault | None, severity: Severity) -> PhantomStudy:
+    request = PhantomRequest(index=index, style=style, seed=11, fault=fault, severity=severity)
+    return make_study(request)
 
 
 @pytest.fixture(scope="session")
 def study_of() -> StudyOf:
-    """A study by style, index and fault, made once."""
+    """A study by style, index, fault and severity, made once."""
 
-    def get(style: str = "philips", index: int = 0, fault: Fault | None = None) -> PhantomStudy:
-        return _study(style, index, fault)
+    def get(
+        style: str = "philips",
+        index: int = 0,
+        fault: Fault | None = None,
+        severity: Severity = Severity.MEDIUM,
+    ) -> PhantomStudy:
+        return _study(style, index, fault, severity)
 
     return get
 

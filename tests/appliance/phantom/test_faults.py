@@ -8,8 +8,9 @@ import numpy as np
 import pydicom
 import pytest
 
-from appliance.demo.phantom import Fault, PhantomStudy, WrittenStudy, write_study
+from appliance.demo.phantom import Fault, PhantomStudy, Severity, WrittenStudy, write_study
 from appliance.demo.phantom.burn import draw_text
+from appliance.demo.phantom.headers import study_uid
 from dicom_bridge.convert import SourceSeries, convert_series
 from dicom_bridge.errors import DataRefused
 from tests.appliance.phantom.conftest import StudyOf
@@ -107,3 +108,45 @@ def test_letters_differ() -> None:
     shapes = {draw_text(letter).tobytes() for letter in letters}
     assert len(shapes) == len(letters)
     assert np.array_equal(draw_text("ö"), draw_text("O"))
+
+
+def test_faults_come_in_three_severities(study_of: StudyOf) -> None:
+    clean = study_of()
+    moved = [study_of(fault=Fault.MOTION, severity=severity) for severity in Severity]
+    levels = [background(study) for study in (clean, *moved)]
+    assert levels == sorted(levels)
+    assert len(set(levels)) == 4
+    cut = [study_of(fault=Fault.CROPPED, severity=severity) for severity in Severity]
+    volumes = [int(study.brain.data.sum()) for study in (clean, *cut)]
+    assert volumes == sorted(volumes, reverse=True)
+    assert len(set(volumes)) == 4
+    uids = {study_uid(study.request, "study") for study in (clean, *moved, *cut)}
+    assert len(uids) == 7
+
+
+@pytest.mark.parametrize("severity", list(Severity))
+@pytest.mark.parametrize("fault", [Fault.MISSING_SLICE, Fault.TRUNCATED])
+def test_broken_files_are_refused_at_every_severity(
+    study_of: StudyOf, tmp_path: Path, fault: Fault, severity: Severity
+) -> None:
+    study = study_of(fault=fault, severity=severity)
+    written = write_study(study, tmp_path / "dicom", segmentation=False)
+    lost = {Severity.MILD: 1, Severity.MEDIUM: 1, Severity.SEVERE: 5}[severity]
+    gone = study.flair.shape[2] - len(written.flair)
+    assert gone == (lost if fault is Fault.MISSING_SLICE else 0)
+    with pytest.raises(DataRefused):
+        convert_series(written.flair, tmp_path / "out.nii.gz", work=tmp_path / "work")
+
+
+def test_mild_faults_of_identity_and_body_part_hide_from_the_header(
+    study_of: StudyOf, tmp_path: Path
+) -> None:
+    named = study_of(fault=Fault.BURNED_IN_NAME, severity=Severity.MILD)
+    written = write_study(named, tmp_path / "named", segmentation=False)
+    assert pydicom.dcmread(written.flair[0]).get("BurnedInAnnotation", "NO") == "NO"
+    knee = study_of(fault=Fault.WRONG_BODY_PART, severity=Severity.MILD)
+    written = write_study(knee, tmp_path / "knee", segmentation=False)
+    header = pydicom.dcmread(written.flair[0], stop_before_pixels=True)
+    assert header.BodyPartExamined == "BRAIN"
+    assert "knee" not in str(header).lower()
+    assert not knee.brain.data.any()
