@@ -43,8 +43,12 @@ def correct_bias(volume: Volume, brain: Volume | None, *, threads: int = 1) -> V
         The corrected image, float32, mean over the mask unchanged.
 
     Raises:
-        ImageRefused: the mask is empty, or without a mask the image is constant.
+        ImageRefused: the mask is empty, the image is a single slice, or without a mask constant.
     """
+    if min(volume.shape) < 2:
+        raise ImageRefused(
+            f"the image has shape {volume.shape}: a bias field needs two slices at least"
+        )
     if brain is None:
         grey = np.asarray(volume.data, dtype=np.float32)
         solid = grey > otsu_threshold(grey.ravel())

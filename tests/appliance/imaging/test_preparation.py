@@ -183,6 +183,30 @@ def test_bias_correction_flattens_a_known_field() -> None:
         correct_bias(image, brain.with_data(np.zeros(brain.shape, np.uint8)))
 
 
+def test_a_single_slice_is_prepared_but_has_no_bias_field() -> None:
+    rng = np.random.default_rng(2)
+    one = Volume(rng.normal(100, 10, (40, 40, 1)).astype(np.float32), np.diag([1.0, 1, 5, 1]))
+    brain = one.with_data(np.ones(one.shape, np.uint8))
+    case = prepare({"FLAIR": one}, Preparation(), label=brain, transforms={}, brain=brain)
+    assert case.image.shape == (1, 40, 40, 5)
+    assert case.label is not None
+    assert case.label.all()
+    assert remove_noise(one).shape == one.shape
+    for mask in (brain, None):
+        with pytest.raises(ImageRefused, match="two slices"):
+            correct_bias(one, mask)
+
+
+def test_without_a_mask_the_bias_field_is_found_in_the_foreground() -> None:
+    image, brain, _ = study()
+    x = np.linspace(-1, 1, image.shape[0])[:, None, None]
+    shaded = image.with_data((image.data * (1 + 0.4 * x)).astype(np.float32))
+    inside = ndimage.binary_erosion(brain.data > 0, iterations=3)
+    fixed = correct_bias(shaded, None)
+    spread = [float(v.data[inside].std() / v.data[inside].mean()) for v in (shaded, fixed)]
+    assert spread[1] < 0.75 * spread[0]
+
+
 def test_denoising_removes_noise_and_keeps_the_edge() -> None:
     rng = np.random.default_rng(4)
     step = np.zeros((40, 40, 10), np.float32)
