@@ -17,7 +17,7 @@ from pydicom.uid import JPEGLSLossless, RLELossless, SecondaryCaptureImageStorag
 from dicom_bridge.classify import scan_study
 from dicom_bridge.convert import SourceSeries, convert_series
 from dicom_bridge.convert.engines import EngineRefused, EngineVolume
-from dicom_bridge.convert.series import verified
+from dicom_bridge.convert.series import convert_images, verified
 from dicom_bridge.errors import DataRefused
 from dicom_bridge.geometry import VolumeGeometry, align_to_grid, grid_affine, resample_labels
 from tests.dicom_bridge.convert import phantom
@@ -427,3 +427,11 @@ def test_damaged_bytes_are_refused_or_harmless(
         said = str(refusal)
     assert "4711" not in said
     assert (folder / "o.nii").exists() is (said == "")
+    made, said = [], ""
+    try:
+        made = convert_images(files, folder / "all", work=folder / "work")
+    except DataRefused as refusal:
+        said = str(refusal)
+    assert "4711" not in said
+    assert len(list(folder.glob("all*"))) == len(made)
+    assert bool(made) is (said == "")
