@@ -15,6 +15,7 @@ from appliance.errors import ImageRefused
 from appliance.home import Home, create_keys
 from appliance.imaging.itk import save_matrix
 from appliance.imaging.volume import Volume, load_volume, save_volume
+from appliance.label_refresh import LabelWork, read_labels
 from appliance.labels.consensus import dice
 from appliance.labels.making import rater_document
 from appliance.labels.reading import (
@@ -259,3 +260,33 @@ def test_real_overlapping_segments_become_one_map() -> None:
     strong = label_values(content, codes, meanings, (largest,))
     assert strong is not None
     assert np.array_equal(strong == largest, masks[largest])
+
+
+def test_a_label_that_came_later_is_carried_too(
+    sources: dict[str, SourceSeries], tmp_path: Path
+) -> None:
+    centre = np.array([2.0, 3.0, 1.0])
+    moved = centre + MOTION[:3, 3]
+    path = seg(tmp_path, sources["T1w"], inside(sources["T1w"], 12.0, moved), "B^B", "100000")
+    wrong = written(tmp_path / "b", structure_set([Region("unknown", [])]))
+    case = CaseFiles("s", "v")
+    work = LabelWork(
+        files=(path, wrong),
+        sources=sources,
+        rules=LabelRules(LabelsSection(codes=CODES)),
+        research=tmp_path / "research",
+        case=case,
+        reference="FLAIR",
+        out=tmp_path / "out",
+    )
+    (without, refused) = read_labels(work)
+    assert without.label is None, "no registration, no label"
+    assert "no region's code or name" in refused.words
+    save_matrix(MOTION, work.research / case.transform("T1w"))
+    (read, _) = read_labels(work)
+    assert read.label is not None
+    assert (read.label.kind, read.label.rater, read.label.form) == ("T1w", "B^B", "SEG")
+    truth = inside(sources["FLAIR"], 12.0, centre) > 0
+    assert dice(load_volume(read.label.path).data > 0, truth) > 0.95
+    missing = replace(work, sources={"T1w": sources["T1w"]})
+    assert "no FLAIR" in read_labels(missing)[0].words
