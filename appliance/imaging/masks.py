@@ -118,7 +118,8 @@ def _shares(mask: Volume, grid: Grid) -> _Shares:
     wanted = np.maximum(np.floor(sizes * ratio + 0.5).astype(np.int64), sizes > 0)
     if part is None:
         nothing = np.zeros(0, dtype=np.int64)
-        return _Shares(nothing, nothing.astype(np.float32), nothing, nothing * 0.0, wanted)
+        far = np.zeros(0, dtype=np.float64)
+        return _Shares(nothing, nothing.astype(np.float32), nothing, far, wanted)
     grey = Volume(inside.astype(np.float32), near.affine)
     share = resample(grey, part, interpolation="cubic").data
     places = np.argwhere(share >= FAINT * min(1.0, ratio))
