@@ -6,7 +6,7 @@ import itertools
 from collections.abc import Iterator, Sequence
 from concurrent.futures import Executor, ThreadPoolExecutor
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
@@ -48,6 +48,9 @@ NEARBY_MM = 2.0
 LEAST_AGREEMENT = 0.04
 """Below this agreement the quality is scaled down: noise has about 0.002, heads 0.1 and more."""
 
+SHARPNESS = 1.9
+"""Brings the quality figure to a scale on which 0.22 is doubtful and 0.12 wrong."""
+
 JUDGE_SEED = 7
 """Seed of the points at which results are judged: a figure does not depend on the options."""
 
@@ -73,16 +76,18 @@ class Registration:
 
     Attributes:
         matrix: 4 x 4, maps RAS points of the fixed image to the moving image, mm.
-        quality: 0 to 1, higher is better: 1.4 times the sum of the mean and the smallest share of
+        quality: 0 to 1, higher is better: 1.9 times the sum of the mean and the smallest share of
             the agreement that is lost 2 mm away in twelve directions (three shifts and three turns
-            both ways, turns counted at 70 mm). True solutions give about 0.27 to 0.6; other heads
-            and mirrored ones less than 0.2; a transform 4 mm off 0.
+            both ways, turns counted at 70 mm); 0 where the mirrored head fits better. True
+            solutions give about 0.27 to 0.8, other heads less than 0.2, a transform 4 mm off 0.
         metric: Minus the agreement at the optimiser's end (lower is better).
         overlap: Share of the fixed head's core that lies inside the moving image, 0 to 1.
         agreement: Entropy correlation coefficient over the fixed head's core, 0 to 1, scaled down
             where the moving image covers less than nine tenths of it.
         converged: Whether none of the twelve places was better.
         widened: Whether the first result was poor and a wide search followed.
+        mirrored: Whether the head fits better with left and right exchanged: one image is
+            mirrored, they show different heads, or the transform is no optimum at all.
     """
 
     matrix: Affine
@@ -92,6 +97,7 @@ class Registration:
     agreement: float = 1.0
     converged: bool = True
     widened: bool = False
+    mirrored: bool = False
 
 
 def register_rigid(
@@ -124,15 +130,7 @@ def register_rigid(
             return found
         again = search.run(search.wide_starts(), WIDELY_SEARCHED)
     best = max(found, again, key=lambda result: (result.quality, result.agreement))
-    return Registration(
-        best.matrix,
-        best.quality,
-        best.metric,
-        best.overlap,
-        best.agreement,
-        best.converged,
-        widened=True,
-    )
+    return replace(best, widened=True)
 
 
 def judge(fixed: Volume, moving: Volume, matrix: Affine, metric: float = 0.0) -> Registration:
@@ -147,9 +145,8 @@ def judge(fixed: Volume, moving: Volume, matrix: Affine, metric: float = 0.0) ->
     Raises:
         ImageRefused: an image is constant, or has fewer than 2 voxels along an axis.
     """
-    fine = pooled(fixed, FINE_MM)
-    _, core = _regions(pooled(fine, MIDDLE_MM))
-    return _judged(_judging(fine, pooled(moving, FINE_MM), core, None), matrix, metric)
+    search = _Search(fixed, moving, RegistrationOptions(profile="quick"), None)
+    return search.judged(matrix, metric)
 
 
 def save_itk_transform(registration: Registration, path: Path) -> None:
@@ -191,7 +188,8 @@ class _Search:
         self._coarse = compare(coarse, head, COARSE_POINTS)
         self._middle = compare(middle, head, MIDDLE_POINTS)
         self._fine = compare(fine, core, FINE_POINTS[options.profile])
-        self._judge = _judging(*fine, core, pool)
+        samples = draw_samples(fine[0], core, JUDGE_POINTS, np.random.default_rng(JUDGE_SEED))
+        self._judge = Information(samples, fine[1], pool)
         self._here = _points(middle[0], head.data)
         self._there = _points(middle[1], head_mask(middle[1]))
 
@@ -201,7 +199,36 @@ class _Search:
         coarse = self._best(self._coarse, [starts[int(place)] for place in order], searched, 1e-4)
         middle = self._best(self._middle, coarse, CHOSEN, 1e-5)
         matrix, value = _climb(self._fine, middle[0], 1e-6)
-        return _judged(self._judge, matrix, -value)
+        return self.judged(matrix, -value)
+
+    def judged(self, matrix: Affine, metric: float) -> Registration:
+        """Quality figures of a transform."""
+        judge = self._judge
+        best, overlap = judge.value(matrix)
+        if best <= 0:
+            return Registration(matrix, 0.0, metric, overlap, best, converged=False)
+        steps = NEARBY_MM * np.concatenate([np.eye(6), -np.eye(6)])
+        nearby = [judge.value(judge.motion(step, matrix))[0] for step in steps]
+        losses = 1.0 - np.array(nearby) / best
+        mirrored = self._mirrored_agreement(matrix) > best
+        sharpness = SHARPNESS * float(losses.mean() + losses.min())
+        quality = 0.0 if mirrored else sharpness * min(1.0, best / LEAST_AGREEMENT)
+        return Registration(
+            matrix,
+            float(np.clip(quality, 0.0, 1.0)),
+            metric,
+            overlap,
+            best,
+            converged=bool(losses.min() > 0),
+            mirrored=mirrored,
+        )
+
+    def _mirrored_agreement(self, matrix: Affine) -> float:
+        """The agreement with left and right exchanged, after a fit of its own."""
+        exchange = np.diag([-1.0, 1.0, 1.0, 1.0])
+        exchange[0, 3] = 2.0 * self._here.mean(axis=0)[0]
+        rough, _ = _climb(self._middle, matrix @ exchange, 1e-4)
+        return _climb(self._judge, rough, 1e-4)[1]
 
     def near_starts(self) -> list[Affine]:
         """Header alignment, head centres, head tops, and turns of 20 degrees about each."""
@@ -262,24 +289,6 @@ def _climb(information: Information, start: Affine, tolerance: float) -> tuple[A
         options={"maxiter": 50, "ftol": tolerance, "gtol": 1e-7},
     )
     return information.motion(found.x, start), -float(found.fun)
-
-
-def _judging(fixed: Volume, moving: Volume, core: Volume, pool: Executor | None) -> Information:
-    """What results are judged by; both images at the finest voxel size."""
-    samples = draw_samples(fixed, core, JUDGE_POINTS, np.random.default_rng(JUDGE_SEED))
-    return Information(samples, moving, pool)
-
-
-def _judged(information: Information, matrix: Affine, metric: float) -> Registration:
-    best, overlap = information.value(matrix)
-    steps = NEARBY_MM * np.concatenate([np.eye(6), -np.eye(6)])
-    nearby = [information.value(information.motion(step, matrix))[0] for step in steps]
-    if best <= 0:
-        return Registration(matrix, 0.0, metric, overlap, best, converged=False)
-    losses = 1.0 - np.array(nearby) / best
-    quality = 1.4 * float(losses.mean() + losses.min()) * min(1.0, best / LEAST_AGREEMENT)
-    converged = bool(losses.min() > 0)
-    return Registration(matrix, float(np.clip(quality, 0.0, 1.0)), metric, overlap, best, converged)
 
 
 def _points(volume: Volume, mask: Mask) -> NDArray[np.float64]:
