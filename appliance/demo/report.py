@@ -61,7 +61,9 @@ def _verdict(outcome: Outcome) -> str:
         f"trained on without leaving their hospital; {found} segmentation objects were found in "
         "the PACS under the original studies by a fresh query."
     )
-    return f'<section class="verdict"><h2>All of it came true</h2><p>{escape(text)}</p></section>'
+    return (
+        f'<section class="verdict pass"><h2>All of it came true</h2><p>{escape(text)}</p></section>'
+    )
 
 
 def _row(cells: Sequence[str], *, head: bool = False, text: frozenset[int] = frozenset()) -> str:

@@ -159,9 +159,9 @@ def _usual(values: Sequence[float]) -> tuple[float, float]:
 
 
 def _near(limits: tuple[float | None, float | None], values: Sequence[float]) -> list[float]:
-    """The bounds that are not far away from the values."""
+    """The bounds that are not far away from the values; all where the values are equal."""
     low, high = _usual(values)
-    reach = 1.5 * (high - low)
+    reach = 1.5 * (high - low) or math.inf
     return [b for b in limits if b is not None and low - reach <= b <= high + reach]
 
 

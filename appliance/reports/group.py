@@ -180,7 +180,7 @@ def _summary(content: GroupContent, standing: dict[int, _Standing]) -> Html:
         sentence = (
             f"{len(standing)} of {total} studies stand out: look at these first. "
             f"{counts['fail']} failed the check, {counts['review']} asked for a person, "
-            f"{counts['']} are unusual among the others."
+            f"{counts['']} unusual among the others."
         )
     else:
         sentence = f"None of {total} studies stands out."
