@@ -414,13 +414,15 @@ def complaint_of(name: str) -> str:
 
 def metrics_markdown() -> str:
     """The table as Markdown, for the documentation."""
-    titles = ("name", "what", "formula", "source", "unit", "better", "not measurable", "bounds")
+    titles = (
+        "name", "what", "formula", "source", "unit", "better", "not measurable", "bounds", "site",
+    )  # fmt: skip
     lines = [f"| {' | '.join(titles)} |", "|" + "---|" * len(titles)]
     for info in METRICS.values():
         bounds = "; ".join(f"{_of(key)}{_bound(value)}" for key, value in info.bounds.items())
         cells = (
             f"`{info.name}`", info.words, info.formula, info.source, info.unit, info.direction,
-            info.degenerate, bounds or "-",
+            info.degenerate, bounds or "-", "yes" if info.site else "",
         )  # fmt: skip
         lines.append("| " + " | ".join(cell.replace("|", "\\|") for cell in cells) + " |")
     return "\n".join(lines)

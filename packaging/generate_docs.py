@@ -57,6 +57,13 @@ def bids_names() -> str:
     return "\n".join(["| below | name | what |", "|---|---|---|", *rows])
 
 
+def figures() -> str:
+    """Every figure of the quality check, from its table."""
+    from appliance.quality_table import metrics_markdown
+
+    return metrics_markdown()
+
+
 def command_reference() -> str:
     """Every command with its help, as ``clinode ... --help`` prints it."""
     import typer
@@ -132,8 +139,10 @@ def documents() -> dict[Path, str]:
     text = replaced(text, "task states", table_diagram(TASK_TABLE))
     imaging = ROOT / "docs" / "imaging.md"
     images = replaced(imaging.read_text(encoding="utf-8"), "bids names", bids_names())
+    quality = ROOT / "docs" / "quality.md"
     return {
         design: text,
+        quality: replaced(quality.read_text(encoding="utf-8"), "quality figures", figures()),
         imaging: images,
         ROOT / "docs" / "commands.md": command_reference(),
         ROOT / "docs" / "settings.md": settings_reference(),
