@@ -13,9 +13,14 @@ from appliance.labels.plausibility import label_metrics
 from appliance.labels.resampling import carry
 from tests.tools import shared_dir
 
+pytestmark = pytest.mark.integration
+
 PATIENTS = (
-    "patient01",
-    *(pytest.param(name, marks=pytest.mark.long) for name in ("patient05", "patient12")),
+    "patient20",
+    *(
+        pytest.param(name, marks=pytest.mark.long)
+        for name in ("patient01", "patient05", "patient12")
+    ),
 )
 
 
@@ -49,8 +54,6 @@ def test_lesions_keep_their_volume_on_thick_turned_slices(patient: str) -> None:
     carried = carry(values, grid.affine, thick(grid, 12.0))
     check_carried(carried, where="the FLAIR")
     assert carried.change == pytest.approx(1.0, abs=0.06)
-    nearest = np.asarray(carry(carried.values, thick(grid, 12.0).affine, grid).values)
-    assert dice(nearest > 0, values > 0) > 0.6, "there and back over 3 mm slices"
 
 
 def test_mni_masks_with_only_a_qform_are_read() -> None:

@@ -47,6 +47,8 @@ from tests.dicom_bridge.rtstruct.structures import (
 from tests.dicom_bridge.seg.test_write import LESION, request
 from tests.tools import shared_dir
 
+pytestmark = pytest.mark.integration
+
 KEY = "st000000000001"
 T1_UID = "2.25.222"
 FLAIR_LAYOUT = Layout(rows=40, columns=44, slices=12, distance=4.0)

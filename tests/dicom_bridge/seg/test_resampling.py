@@ -22,6 +22,8 @@ from tests.dicom_bridge.seg.test_shapes import uneven_series
 from tests.dicom_bridge.seg.test_write import LESION, request
 from tests.tools import shared_dir
 
+pytestmark = pytest.mark.integration
+
 COARSE = Layout(rows=40, columns=44, slices=14, distance=4.0)
 FINE = Layout(rows=48, columns=54, slices=40, spacing=(1.0, 0.9), distance=1.1)
 
