@@ -256,8 +256,13 @@ def _rescale(holder: Dataset) -> tuple[float, float]:
     return pair
 
 
-def classic_frame(dataset: Dataset, path: Path) -> Frame:
+def classic_frame(dataset: Dataset, path: Path, position: tuple[str, ...] | None = None) -> Frame:
     """The one frame of a classic instance.
+
+    Args:
+        dataset: the instance.
+        path: its file.
+        position: where it lies, if ImagePositionPatient does not say.
 
     Raises:
         DataRefused: position, orientation or spacing is missing or not finite.
@@ -274,7 +279,7 @@ def classic_frame(dataset: Dataset, path: Path) -> Frame:
         dataset=dataset,
         path=path,
         index=None,
-        position=texts(attribute(dataset, "ImagePositionPatient"), 3),
+        position=position or texts(attribute(dataset, "ImagePositionPatient"), 3),
         orientation=texts(attribute(dataset, "ImageOrientationPatient"), 6),
         spacing=texts(attribute(dataset, "PixelSpacing"), 2),
         thickness=str(attribute(dataset, "SliceThickness") or "").strip(),

@@ -46,11 +46,14 @@ def image_frames(dataset: Dataset, path: Path) -> list[Frame]:
     """
     if str(attribute(dataset, "BurnedInAnnotation") or "").strip().upper() == "YES":
         raise DataRefused("text that identifies is said to be burned into the pictures")
-    if not tiled(dataset):
-        return plain_frames(dataset, path)
-    if "VFRAME" in [str(part) for part in attribute(dataset, "ImageType") or []]:
-        return _vframe(dataset, path)
-    return _siemens(dataset, path)
+    try:
+        if not tiled(dataset):
+            return plain_frames(dataset, path)
+        if "VFRAME" in [str(part) for part in attribute(dataset, "ImageType") or []]:
+            return _vframe(dataset, path)
+        return _siemens(dataset, path)
+    except READ_ERRORS as error:
+        raise DataRefused(f"an instance's header is damaged ({type(error).__name__})") from None
 
 
 def _private(dataset: Dataset, place: tuple[int, str, int]) -> object:
@@ -141,10 +144,7 @@ def _vframe(dataset: Dataset, path: Path) -> list[Frame]:
     if not isinstance(slices, Sequence) or not slices:
         raise DataRefused("a mosaic without its private header: where its slices lie is unknown")
     positions = [texts(attribute(item, "ImagePositionPatient"), 3) for item in slices]
-    standing = Dataset()
-    standing.update(dataset)
-    standing.ImagePositionPatient = list(positions[0])
-    frame = replace(classic_frame(standing, path), dataset=dataset)
+    frame = classic_frame(dataset, path, positions[0])
     tiles = _tiles(dataset, len(positions), square=False)
     return [
         replace(frame, position=position, tile=tile)

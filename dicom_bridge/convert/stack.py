@@ -7,7 +7,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from dicom_bridge.convert.frames import VARIATIONS, Frame
+from dicom_bridge.convert.frames import VARIATIONS, Frame, attribute
 from dicom_bridge.errors import DataRefused
 from dicom_bridge.geometry import (
     ORIENTATION_TOLERANCE,
@@ -43,7 +43,9 @@ class Stack:
         return VolumeGeometry(
             affine=self.affine,
             shape=(columns, rows, len(self.frames)),
-            sop_instance_uids=tuple(str(frame.dataset.SOPInstanceUID) for frame in self.frames),
+            sop_instance_uids=tuple(
+                str(attribute(frame.dataset, "SOPInstanceUID") or "") for frame in self.frames
+            ),
             frame_numbers=tuple(
                 0 if frame.index is None else frame.index + 1 for frame in self.frames
             ),

@@ -142,6 +142,8 @@ def test_files_without_uids_are_one_series_a_folder(tmp_path: Path) -> None:
         dataset = pydicom.dcmread(path)
         for keyword in ("SOPClassUID", "SOPInstanceUID", "SeriesInstanceUID", "StudyInstanceUID"):
             setattr(dataset, keyword, "")
+        if path.name.startswith("00"):
+            del dataset.SOPInstanceUID
         dataset.save_as(path)
     results = convert_folder(tmp_path / "in", tmp_path / "out", work=tmp_path / "work")
     assert [bool(result.image) for result in results] == [True]
