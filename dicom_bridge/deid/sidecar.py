@@ -89,7 +89,11 @@ def _codes(name: str) -> Callable[[object], str | None]:
 
 
 def _code(text: str) -> bool:
-    return bool(_CODE.fullmatch(text)) and not _TELLING.search(text) and text not in _REMOVED
+    return (
+        bool(_CODE.fullmatch(text))
+        and not _TELLING.search(text)
+        and text not in _REMOVED - {"NONE"}
+    )
 
 
 def _inversion(value: object) -> float | int | None:

@@ -151,8 +151,8 @@ def test_codes_of_the_standard_only() -> None:
     assert bare(PatientPosition="JOHN") == {}
     assert bare(MRAcquisitionType="4D") == {}
     assert bare(ScanOptions=["FS", "lower", "A" * 17]) == {"ScanOptions": "FS"}
-    assert bare(ImageType=["ORIGINAL", "PRIMARY", "M", "Mr Smith"]) == {
-        "ImageType": ["ORIGINAL", "PRIMARY", "M"]
+    assert bare(ImageType=["ORIGINAL", "PRIMARY", "M", "NONE", "Mr Smith"]) == {
+        "ImageType": ["ORIGINAL", "PRIMARY", "M", "NONE"]
     }
 
 
