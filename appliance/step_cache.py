@@ -57,7 +57,13 @@ class StepCache:
         self.found: Counter[str] = Counter()
 
     def volume(self, step: Step, make: Callable[[], Volume]) -> Volume:
-        """The step's result: read where it is there and whole, else made and kept."""
+        """The step's result: read where it is there and whole, else made and kept.
+
+        What was made of images without a key (in memory) is neither looked for nor kept.
+        """
+        if not step.key:
+            self.made[step.name] += 1
+            return make()
         path = self._folder / f"{step.key}{SUFFIX}"
         kept = self._read(path, step)
         if kept is not None:

@@ -47,6 +47,9 @@ from federation.plan import Preparation
 
 __all__ = ["PreparedCase", "StudyImages", "invert", "prepare", "prepare_study", "resample_labels"]
 
+NO_MASK = "no mask"
+"""Stands for the brain mask in the keys of results that were made without one."""
+
 
 @dataclass(frozen=True, slots=True, eq=False)
 class PreparedCase:
@@ -260,7 +263,7 @@ def _unbiased(
         "iterations": list(N4_ITERATIONS),
         "matrix": None if brain is None else matrix_json(matrix),
     }
-    keys = (source.key, "" if brain is None else brain.key)
+    keys = (source.key, NO_MASK if brain is None else brain.key)
     step = Step("n4", N4_VERSION, keys, parameters)
     return Source(source.grid, lambda: results.volume(step, make), step.key)
 

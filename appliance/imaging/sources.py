@@ -50,7 +50,9 @@ class Step:
 
     @property
     def key(self) -> str:
-        """SHA-256 over name, version, sources and parameters, hexadecimal."""
+        """SHA-256 over name, version, sources and parameters; "" where a source has no key."""
+        if not all(self.sources):
+            return ""
         document: dict[str, JSON] = {
             "name": self.name,
             "version": self.version,

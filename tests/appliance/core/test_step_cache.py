@@ -10,7 +10,7 @@ import pytest
 
 from appliance.home import Home
 from appliance.imaging.preparation import StudyImages, prepare_study
-from appliance.imaging.sources import Source, Step, file_source
+from appliance.imaging.sources import Source, Step, file_source, memory_source
 from appliance.imaging.volume import Volume, save_volume
 from appliance.preparation import CaseWork, prepare_case, remove_prepared
 from appliance.research import CACHE, CaseFiles, erase_case
@@ -99,6 +99,23 @@ def test_everything_that_shapes_a_result_is_in_its_key() -> None:
     }
     assert len(keys) == 7
     assert step(a=1, b=2).key == Step("n4", 1, ("aa", "bb"), {"b": 2, "a": 1}).key
+
+
+def test_images_in_memory_are_never_taken_for_each_other(tmp_path: Path) -> None:
+    cache = StepCache(tmp_path, CASE, PLENTY)
+    nameless = Step("n4", 1, ("", "no mask"))
+    assert nameless.key == ""
+    assert (cache.volume(nameless, lambda: volume(1)).data == 1).all()
+    assert (cache.volume(nameless, lambda: volume(2)).data == 2).all()
+    image, brain, _ = study()
+    plan = Preparation(spacing_mm=(4.0, 4.0, 4.0), denoise=True)
+    made = []
+    for gain in (1.0, -1.0):
+        flair = memory_source(image.with_data(image.data * np.float32(gain)))
+        given = StudyImages({"FLAIR": flair}, flair.grid, memory_source(brain))
+        made.append(prepare_study(given, plan, results=cache).image)
+    assert not np.allclose(made[0], made[1])
+    assert not list(tmp_path.rglob("*.safetensors"))
 
 
 def test_a_changed_file_is_another_source(files: Path, tmp_path: Path) -> None:
