@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Literal
 
 import numpy as np
 from numpy.typing import NDArray
 from scipy import optimize
 
-from appliance.imaging.atlas import Atlas, load_atlas
+from appliance.imaging.atlas import SCALP_MM, Atlas, load_atlas
 from appliance.imaging.grid import grid_of, isotropic_ras_grid
 from appliance.imaging.head import head_image, head_mask, shrunk, tones_of
 from appliance.imaging.rigid import rigid_matrix
@@ -25,6 +25,10 @@ CENTRE_BELOW_TOP_MM = 70.0
 
 POINT_STEP: dict[Profile, int] = {"quick": 4, "full": 2}
 """Every n-th atlas voxel is compared."""
+
+STRIPPED_ML = 2200.0
+"""Less than this that differs from the background is no head but a brain: the atlas without a head
+around it is tried as well. The real pairs' heads, without their faces, have 2577 ml and more."""
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -63,6 +67,15 @@ def align_atlas(volume: Volume, profile: Profile = "full") -> Alignment:
     head = head_image(small, grid, tones_of(small))
     outline = head_mask(head)
     atlas = load_atlas(COARSE_MM)
+    drawn = [atlas, *([_stripped(atlas)] if _is_stripped(volume) else [])]
+    found = [_laid(form, head, outline, profile) for form in drawn]
+    matrix, score = max(found, key=lambda pair: pair[1])
+    inside = _inside(volume, apply_affine(matrix, _brain_points(atlas)))
+    return Alignment(matrix, score, float(inside.mean()))
+
+
+def _laid(atlas: Atlas, head: Volume, outline: Mask, profile: Profile) -> tuple[Affine, float]:
+    """The best affine for one form of the atlas, and its score."""
     rough = _Comparison(atlas, head, outline, 16)
     start = max(_starts(head, outline, atlas.centre), key=rough.score)
     fine = _Comparison(atlas, head, outline, POINT_STEP[profile])
@@ -72,9 +85,21 @@ def align_atlas(volume: Volume, profile: Profile = "full") -> Alignment:
         method="Powell",
         options={"xtol": 0.02, "ftol": 1e-4, "maxiter": 6},
     )
-    matrix = start @ _change(found.x, atlas.centre)
-    inside = _inside(volume, apply_affine(matrix, _brain_points(atlas)))
-    return Alignment(matrix, -float(found.fun), float(inside.mean()))
+    return start @ _change(found.x, atlas.centre), -float(found.fun)
+
+
+def _is_stripped(volume: Volume) -> bool:
+    """Whether the image may be skull-stripped: apart from one and the same value little is left."""
+    every = max(1, volume.shape[0] // 64)
+    sample = volume.data[::every]
+    other = float(np.count_nonzero(sample != np.median(sample))) * every * volume.voxel_ml
+    return other < STRIPPED_ML
+
+
+def _stripped(atlas: Atlas) -> Atlas:
+    """The atlas with nothing around the brain, whose surface is the outline."""
+    bare = np.where(atlas.brain, atlas.intensity, np.float32(0.0))
+    return replace(atlas, intensity=bare, distance=atlas.distance + np.float32(SCALP_MM))
 
 
 def _brain_points(atlas: Atlas) -> NDArray[np.float64]:

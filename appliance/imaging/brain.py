@@ -32,6 +32,18 @@ SURFACE = 0.35
 brain in, as published masks and the atlas's own do."""
 
 
+HEAD_SCORE = 0.85
+"""Below this the laid-over atlas does not look like the image: heads give 1.0 and more, prostates,
+grids and noise below 0.7, a head CT with a tilted gantry 0.86."""
+
+BRAIN_ML = (800.0, 2400.0)
+"""A whole brain with the fluid around it, from a child's to the largest; less for the share of the
+atlas brain that lies outside of the image."""
+
+CT_AIR = -200.0
+"""Magnitude images have no background below this."""
+
+
 @dataclass(frozen=True, slots=True, eq=False)
 class BrainFit:
     """A brain mask and what it was fitted from.
@@ -67,9 +79,16 @@ def fit_brain(volume: Volume, *, profile: Profile = "full", threads: int = 1) ->
         The mask on the image's own grid, with the alignment.
 
     Raises:
-        ImageRefused: no brain could be found.
+        ImageRefused: no brain could be found: computed tomography or a phase image, another body
+            part, or a brain of a size that no brain has.
     """
+    _check_magnitude(volume)
     alignment = align_atlas(volume, profile)
+    if alignment.score < HEAD_SCORE:
+        raise ImageRefused(
+            f"the image does not look like a head: likeness {alignment.score:.2f}, the least is"
+            f" {HEAD_SCORE:g}; look at the image, and at the body part it was taken for"
+        )
     step = STEP_MM[profile]
     small = shrunk(volume, step)
     grid = _box(grid_of(small), alignment, load_atlas(4.0), step)
@@ -80,7 +99,31 @@ def fit_brain(volume: Volume, *, profile: Profile = "full", threads: int = 1) ->
     fine = above(smooth, grid_of(volume), SURFACE, threads=threads)
     if not fine.any():
         raise ImageRefused("no brain was found in the image: is this a complete head image?")
-    return BrainFit(volume.with_data(fine.astype(np.uint8)), alignment)
+    found = BrainFit(volume.with_data(fine.view(np.uint8)), alignment)
+    _check_size(found)
+    return found
+
+
+def _check_magnitude(volume: Volume) -> None:
+    """Refuse what has air far below zero."""
+    every = max(1, volume.shape[0] // 64)
+    air, bright = (float(v) for v in np.percentile(volume.data[::every], (0.5, 99.5)))
+    if air < CT_AIR and air < -0.2 * bright:
+        raise ImageRefused(
+            f"the background is far below zero ({air:.0f}): computed tomography or a phase image;"
+            " brain masks and defacing are for magnitude images of MR"
+        )
+
+
+def _check_size(found: BrainFit) -> None:
+    """Refuse a mask that no brain fits into, or that holds more than a brain."""
+    size = float(np.count_nonzero(found.mask.data)) * found.mask.voxel_ml
+    least = BRAIN_ML[0] * found.alignment.coverage
+    if not least <= size <= BRAIN_ML[1]:
+        raise ImageRefused(
+            f"what was found is no brain: {size:.0f} ml, expected {least:.0f} to {BRAIN_ML[1]:.0f};"
+            " is this a head image with the usual contrast?"
+        )
 
 
 def _box(grid: Grid, alignment: Alignment, atlas: Atlas, step: float) -> Grid:
