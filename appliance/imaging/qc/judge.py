@@ -7,7 +7,7 @@ from dataclasses import dataclass, replace
 
 import numpy as np
 
-from appliance.imaging.qc.model import Decision, Finding, Metric
+from appliance.imaging.qc.model import Decision, Finding, Metric, Origin
 from appliance.quality_table import METRICS, Bounds, complaint_of, default_bounds, split_name
 
 MAD_TO_SIGMA = 1.4826
@@ -84,7 +84,8 @@ def judge_metrics(
         words = (
             f"{complaint_of(metric.name)}: {metric.name} is {metric.value:.3g}, {side} {limit:.3g}"
         )
-        findings.append(Finding(decision, words, metric.name, "threshold"))
+        origin: Origin = "label" if metric.name.startswith("label_") else "threshold"
+        findings.append(Finding(decision, words, metric.name, origin))
     return judged, findings
 
 

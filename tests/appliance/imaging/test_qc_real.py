@@ -17,7 +17,7 @@ pytestmark = pytest.mark.integration
 
 THICK = Protocol(spacing_mm=(0.82, 0.82, 6.0), mismatch="fail", matrix=(20, 200, 200))
 FINE = Protocol(spacing_mm=(1.0, 1.0, 1.0), mismatch="fail", matrix=(150, 200, 200))
-MS_FLAIR = Protocol(spacing_mm=(0.8, 0.8, 3.5), tolerance_mm=0.6, mismatch="fail")
+MS_PAIR = Protocol(spacing_mm=(0.8, 0.8, 3.5), tolerance_mm=0.6, mismatch="fail")
 PAIRS = (
     ("patient01", 1),
     ("patient01", 2),
@@ -62,7 +62,7 @@ def test_siemens_mprage_passes(tmp_path: Path, tmp_path_factory: pytest.TempPath
 @pytest.mark.parametrize(("patient", "study"), PAIRS)
 def test_raw_pairs_pass(patient: str, study: int) -> None:
     folder = shared_dir("data", "ms", "longitudinal_raw", patient)
-    options = QcOptions(profile="quick", protocols={"flair": MS_FLAIR, "t1w": MS_FLAIR})
+    options = QcOptions(protocols={"flair": MS_PAIR, "t1w": MS_PAIR})
     report = qc_files(
         folder / f"study{study}_FLAIR.nii.gz", folder / f"study{study}_T1W.nii.gz", options=options
     )
