@@ -224,6 +224,7 @@ def test_every_name_is_below_its_data_set() -> None:
         "mask": files.mask("T1w"),
         "transform": files.transform("T1w"),
         "qc": files.qc(),
+        "report": files.report(),
         "person": files.person(),
     }
     assert set(made) <= set(NAMES)

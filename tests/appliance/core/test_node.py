@@ -137,7 +137,7 @@ def test_the_spool_is_empty_and_the_data_set_is_valid_bids(node: Node) -> None:
         assert not node.home.study(row.study_key).exists()
         files = CaseFiles(row.subject, row.session)
         expected = [files.image("FLAIR"), files.image("T1w"), files.mask("FLAIR"), files.qc()]
-        expected += [files.label()] if row.labelled else []
+        expected += [files.report(), *([files.label()] if row.labelled else [])]
         for path in (*expected, files.transform("T1w")):
             assert (node.home.research / path).exists(), path
         assert node.operations.qc(row.study_key).decision in ("pass", "review")
