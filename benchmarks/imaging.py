@@ -2,8 +2,8 @@
 
 ``python -m benchmarks.imaging [--quick] [--threads N] [--write FILE]``
 
-Every figure comes from a process of its own, started one after the other; peak memory is resident
-memory of that process and, for conversion, its child. Registration is timed without starting
+Every figure comes from a process of its own, one after the other; peak memory is the largest
+resident memory of that process and its children together. Registration is timed without starting
 Python and reading files. Peers that are not installed are named and left out.
 """
 
