@@ -31,7 +31,7 @@ from appliance.demo.phantom import PhantomRequest, make_study, write_study
 from appliance.imaging.grid import grid_of, resample
 from appliance.imaging.itk import load_matrix
 from appliance.imaging.rigid import best_rigid, mean_displacement
-from appliance.imaging.volume import Affine, apply_affine, load_volume, save_volume
+from appliance.imaging.volume import Affine, apply_affine, inverse, load_volume, save_volume
 from appliance.pipeline.pool import WorkerPool
 from benchmarks import imaging_jobs
 from benchmarks.table import markdown
@@ -100,7 +100,7 @@ def real_case(pair: RawPair, root: Path) -> Case:
         brain = flair.data > flair.data.mean()
     else:
         source = shared_dir("data", "ms", "longitudinal_raw", pair.patient)
-        back = np.linalg.inv(load_matrix(source / f"study{pair.study}_FLAIR_to_common_space.txt"))
+        back = inverse(load_matrix(source / f"study{pair.study}_FLAIR_to_common_space.txt"))
         mask = load_volume(source / "brainmask.nii.gz")
         brain = resample(mask, grid_of(flair), matrix=back, interpolation="nearest").data > 0
     places = np.argwhere(brain)

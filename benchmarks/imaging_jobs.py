@@ -7,6 +7,7 @@ seconds, peak resident memory, and what was found.
 from __future__ import annotations
 
 import contextlib
+import importlib
 import json
 import resource
 import subprocess
@@ -113,14 +114,14 @@ def _clinode(profile: str) -> Callable[[Path, Path, int], Callable[[], Matrix]]:
 
 def _greedy(fixed: Path, moving: Path, threads: int) -> Callable[[], Matrix]:
     """PICSL greedy: six degrees of freedom, mutual information, the schedule of its manual."""
-    from picsl_greedy import Greedy3D
-
     from appliance.imaging.itk import sitk
+
+    greedy_module: Any = importlib.import_module("picsl_greedy")
 
     pair = [sitk.ReadImage(str(path), sitk.sitkFloat32) for path in (fixed, moving)]
 
     def run() -> Matrix:
-        greedy = Greedy3D()
+        greedy = greedy_module.Greedy3D()
         greedy.execute(
             f"-threads {threads} -a -dof 6 -m NMI -n 100x50x10 -ia-image-centers "
             "-i fixed moving -o found",
@@ -135,9 +136,9 @@ def _greedy(fixed: Path, moving: Path, threads: int) -> Callable[[], Matrix]:
 
 def _elastix(fixed: Path, moving: Path, threads: int) -> Callable[[], Matrix]:
     """elastix with its default rigid parameter map."""
-    import itk
-
     from appliance.imaging.itk import from_itk_transform, sitk
+
+    itk: Any = importlib.import_module("itk")
 
     pair = [itk.imread(str(path), itk.F) for path in (fixed, moving)]
     parameters = itk.ParameterObject.New()
