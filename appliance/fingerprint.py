@@ -99,7 +99,7 @@ def case_figures(research: Path, files: CaseFiles, modality: str) -> CaseFigures
     Raises:
         ImageRefused: an image cannot be read, or holds no voxel but 0.
     """
-    path, mask = research / files.image(modality), research / files.mask(modality)
+    path, mask = files.found_image(research, modality), research / files.mask(modality)
     if not path.is_file():
         raise ImageRefused(f"the {modality} image of a case is absent")
     absolute = modality in ABSOLUTE

@@ -101,7 +101,7 @@ def _placed(work: LabelWork, label: ReadLabel, target: Path) -> LabelRead:
         matrix = None
         if label.kind != work.reference:
             matrix = load_matrix(work.research / work.case.transform(label.kind))
-        image = work.research / work.case.image(work.reference)
+        image = work.case.found_image(work.research, work.reference)
         if image.exists():
             grid = grid_of(load_volume(image))
         else:

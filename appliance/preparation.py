@@ -79,10 +79,10 @@ def prepare_case(work: CaseWork) -> None:
     from appliance.step_cache import StepCache
     from federation.learning.prepared import PreparedCase, write_case
 
-    reference = work.research / work.files.image(work.files.reference)
+    reference = work.files.found_image(work.research, work.files.reference)
     if not reference.exists():
         raise ImageRefused(f"the case has no {work.files.reference}, the reference of this site")
-    images = {kind: work.research / work.files.image(kind) for kind in work.inputs}
+    images = {kind: work.files.found_image(work.research, kind) for kind in work.inputs}
     brain = work.research / work.files.mask(work.files.reference)
     transforms = {}
     for kind in work.inputs:

@@ -61,9 +61,21 @@ class Name:
     folder: str = "anat"
 
 
+BEYOND = "beyond-bids"
+"""Folder for images that BIDS has no place for: other bodies than the head, CT, ADC, ..."""
+
+BIDS_KINDS = frozenset({"FLAIR", "T1w", "T1wCE", "T2w", "PDw"})
+"""Canonical modalities that BIDS 1.10 names among the anatomical images of a head."""
+
 NAMES: Mapping[str, Name] = MappingProxyType(
     {
         "image": Name("bids", "{case}_{suffix}.nii.gz", "defaced image, and its side-car"),
+        "beyond": Name(
+            BEYOND,
+            "{case}_{suffix}.nii.gz",
+            "image that BIDS has no place for (other bodies, CT, ADC), and its side-car",
+            "images",
+        ),
         "label": Name(
             f"derivatives/{LABELS}",
             "{case}_space-{kind}_desc-expert_dseg.nii.gz",
@@ -129,9 +141,19 @@ class CaseFiles:
         """The session's folder below a data set."""
         return Path(f"sub-{self.subject}") / f"ses-{self.session}"
 
-    def image(self, kind: str) -> Path:
-        """The defaced image of a canonical modality; its side-car has the suffix ``.json``."""
-        return self._named("image", kind)
+    def image(self, kind: str, *, beyond: bool = False) -> Path:
+        """The defaced image of a canonical modality; its side-car has the suffix ``.json``.
+
+        Args:
+            kind: canonical modality.
+            beyond: whether the body is one that BIDS has no place for.
+        """
+        return self._named("beyond" if beyond or kind not in BIDS_KINDS else "image", kind)
+
+    def found_image(self, research: Path, kind: str) -> Path:
+        """Where the image lies below ``research/PROJECT``; its BIDS place where it lies nowhere."""
+        places = [research / self.image(kind, beyond=beyond) for beyond in (False, True)]
+        return next((place for place in places if place.exists()), places[0])
 
     def label(self) -> Path:
         """The experts' label values on the reference's grid."""
@@ -167,7 +189,7 @@ class CaseFiles:
     def folders(self) -> tuple[Path, ...]:
         """The session's folders, derived data first and the images last."""
         derived = tuple(Path("derivatives") / name / self.folder for name in DERIVATIVES)
-        return (*derived, Path("bids") / self.folder)
+        return (*derived, Path(BEYOND) / self.folder, Path("bids") / self.folder)
 
     def _named(self, what: str, kind: str = "", rater: str = "") -> Path:
         name = NAMES[what]
@@ -189,6 +211,23 @@ def bids_suffix(kind: str) -> str:
         ('FLAIR', 'ce-contrast_T1w')
     """
     return "ce-contrast_T1w" if kind == "T1wCE" else kind
+
+
+def image_uri(image: Path) -> str:
+    """How a side-car of a derived image names the image that it stands on.
+
+    Args:
+        image: path relative to ``research/PROJECT``.
+
+    Examples:
+        >>> image_uri(Path("bids/sub-a/ses-b/anat/sub-a_ses-b_FLAIR.nii.gz"))
+        'bids:raw:sub-a/ses-b/anat/sub-a_ses-b_FLAIR.nii.gz'
+        >>> image_uri(Path("beyond-bids/sub-a/ses-b/images/sub-a_ses-b_ADC.nii.gz"))
+        '../../beyond-bids/sub-a/ses-b/images/sub-a_ses-b_ADC.nii.gz'
+    """
+    if image.parts[0] == "bids":
+        return f"bids:raw:{image.relative_to('bids').as_posix()}"
+    return f"../../{image.as_posix()}"
 
 
 def sidecar(path: Path) -> Path:
@@ -293,8 +332,8 @@ def _readme(project: str) -> str:
 def _readme_of(words: str) -> str:
     return (
         f"{words}.\nMade by clinode from the images in ../../bids, which BIDS URIs of the data\n"
-        "set `raw` name. Like those the files are pseudonymised, not anonymous, and stay inside the\n"
-        "hospital.\n"
+        "set `raw` name. Like those the files are pseudonymised, not anonymous, and stay inside\n"
+        "the hospital.\n"
     )
 
 

@@ -93,8 +93,9 @@ class Maker:
         section = self._parts.settings.results
         return ResultWork(
             mask=mask,
-            image=self._parts.home.research
-            / research.image(self._parts.settings.imaging.reference),
+            image=research.found_image(
+                self._parts.home.research, self._parts.settings.imaging.reference
+            ),
             source=self._source(study),
             manifest=manifest,
             folder=self.folder(self.key(study.version_key, manifest.id)),

@@ -97,6 +97,7 @@ def make_files(work: MakeWork) -> tuple[tuple[Path, Path], ...]:
     from appliance.pipeline.stages.publish import compress
 
     meaning = label_map(work.section.codes, work.section.rois)
+    image = work.files.found_image(work.research, work.reference).relative_to(work.research)
     present = rater_files((work.research / work.files.rater_label("x")).parent)
     present = [item for item in present if item.path.name.startswith(f"{work.files.case}_")]
     last = max((item.order for item in present), default=0)
@@ -104,10 +105,10 @@ def make_files(work: MakeWork) -> tuple[tuple[Path, Path], ...]:
     raters = [item for item in present if item.rater not in replaced]
     pairs: list[tuple[Path, Path]] = []
 
-    def finish(image: Path, target: Path, document: Mapping[str, JSON]) -> None:
+    def finish(label: Path, target: Path, document: Mapping[str, JSON]) -> None:
         name = work.out / target.name
-        compress(image, name)
-        text = json.dumps(label_sidecar(work.files, work.reference, document, meaning), indent=2)
+        compress(label, name)
+        text = json.dumps(label_sidecar(image, document, meaning), indent=2)
         sidecar(name).write_text(text + "\n", encoding="utf-8")
         pairs.extend([(name, target), (sidecar(name), sidecar(target))])
 

@@ -19,7 +19,7 @@ from appliance.imaging.grid import grid_of, same_grid
 from appliance.imaging.volume import Volume, load_volume, save_volume
 from appliance.labels.consensus import Consensus, Rule, consensus
 from appliance.labels.reading import Form
-from appliance.research import CaseFiles
+from appliance.research import image_uri
 from federation.canonical import JSON
 
 ORDER = "Order"
@@ -72,17 +72,16 @@ def label_map(codes: Mapping[str, int], rois: Mapping[str, int]) -> dict[str, JS
 
 
 def label_sidecar(
-    files: CaseFiles, kind: str, document: Mapping[str, JSON], meaning: Mapping[str, JSON]
+    image: Path, document: Mapping[str, JSON], meaning: Mapping[str, JSON]
 ) -> dict[str, JSON]:
     """The side-car of a label: what it stands on, what its values mean, how it was made.
 
     Args:
-        files: the case.
-        kind: canonical modality of the image on whose grid it stands.
+        image: on whose grid it stands, relative to ``research/PROJECT``.
         document: `rater_document` or what `agree` says.
         meaning: `label_map`.
     """
-    reference = "bids:raw:" + files.image(kind).relative_to("bids").as_posix()
+    reference = image_uri(image)
     return {
         "Description": "Labels of experts",
         "SpatialReference": reference,

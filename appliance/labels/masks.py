@@ -175,7 +175,7 @@ def _check_series(work: MaskWork, label: Volume) -> tuple[Grid, tuple[str, ...]]
 
 
 def _grid(work: MaskWork, kind: str) -> Grid:
-    path = work.research / work.files.image(kind)
+    path = work.files.found_image(work.research, kind)
     if not path.exists():
         raise ImageRefused(f"the study has no {kind}")
     image = nib.load(path)

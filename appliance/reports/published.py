@@ -86,17 +86,18 @@ def _transforms(root: Path, files: CaseFiles) -> tuple[str, dict[str, Path]]:
 
 
 def _kinds(root: Path, files: CaseFiles) -> list[str]:
-    folder = (root / files.image("X")).parent
+    folders = [(root / files.image("T1w", beyond=beyond)).parent for beyond in (False, True)]
     suffix = ".nii.gz"
     names = [
         path.name.removeprefix(f"{files.case}_").removesuffix(suffix)
+        for folder in folders
         for path in sorted(folder.glob(f"{files.case}_*{suffix}"))
     ]
     return [_CONTRAST[1] if name == _CONTRAST[0] else name for name in names]
 
 
 def _input(root: Path, files: CaseFiles, kind: str, transforms: dict[str, Path]) -> Input:
-    image, mask = root / files.image(kind), root / files.mask(kind)
+    image, mask = files.found_image(root, kind), root / files.mask(kind)
     described = sidecar(image)
     return Input(
         kind=kind,

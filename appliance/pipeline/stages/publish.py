@@ -19,7 +19,7 @@ from appliance.labels.staged import agree_labels
 from appliance.pipeline.stages.deidentify import PERSON_FILE
 from appliance.pipeline.states import Stage
 from appliance.pipeline.work import QC_FILE, REPORT_FILE, TREE, StageResult, StageWork
-from appliance.research import CaseFiles, sidecar
+from appliance.research import CaseFiles, image_uri, sidecar
 from federation.canonical import JSON
 
 GZIP_LEVEL = 1
@@ -41,14 +41,15 @@ def run(work: StageWork) -> StageResult:
         if not image.exists():
             continue
         count += 1
-        target = tree / files.image(kind)
+        target = tree / _place(work, files, kind)
         compress(image, target)
         _copy(work.of(Stage.CONVERT) / f"{kind}.json", sidecar(target))
         brain = defaced / f"{kind}-brain.nii"
         if brain.exists():
             mask = tree / files.mask(kind)
             compress(brain, mask)
-            _describe(mask, files, kind, {"Type": "Brain", "Description": "Brain mask"})
+            words: dict[str, JSON] = {"Type": "Brain", "Description": "Brain mask"}
+            _describe(mask, _place(work, files, kind), words)
         transform = registered / f"{kind}.txt"
         if transform.exists():
             _copy(transform, tree / files.transform(kind))
@@ -73,6 +74,7 @@ def _labels(work: StageWork, files: CaseFiles) -> tuple[bool, dict[str, JSON]]:
     section = work.settings.labels
     meaning = label_map(section.codes, section.rois)
     tree = work.out / TREE
+    image = _place(work, files, files.reference)
     images = [
         (file.path, tree / files.rater_label(file.rater), document)
         for file, document in made.raters
@@ -81,7 +83,7 @@ def _labels(work: StageWork, files: CaseFiles) -> tuple[bool, dict[str, JSON]]:
         images.append((made.label, tree / files.label(), made.document))
     for source, target, document in images:
         compress(source, target)
-        text = json.dumps(label_sidecar(files, files.reference, document, meaning), indent=2)
+        text = json.dumps(label_sidecar(image, document, meaning), indent=2)
         sidecar(target).write_text(text + "\n", encoding="utf-8")
     facts: dict[str, JSON] = {"raters": len(made.raters), "notes": list(made.notes)}
     consensus = made.document.get("Consensus")
@@ -103,9 +105,14 @@ def compress(source: Path, target: Path) -> None:
     target.write_bytes(gzip.compress(source.read_bytes(), compresslevel=GZIP_LEVEL, mtime=0))
 
 
-def _describe(path: Path, files: CaseFiles, kind: str, extra: dict[str, JSON]) -> None:
+def _place(work: StageWork, files: CaseFiles, kind: str) -> Path:
+    """Where an image goes, relative to the project's research folder."""
+    return files.image(kind, beyond=work.settings.imaging.body_part != "head")
+
+
+def _describe(path: Path, image: Path, extra: dict[str, JSON]) -> None:
     """The side-car of a derived image: what it stands on and what it was made from."""
-    reference = "bids:raw:" + files.image(kind).relative_to("bids").as_posix()
+    reference = image_uri(image)
     document: dict[str, JSON] = {"SpatialReference": reference, "Sources": [reference], **extra}
     text = json.dumps(document, indent=2, sort_keys=True)
     sidecar(path).write_text(text + "\n", encoding="utf-8")

@@ -21,6 +21,7 @@ from appliance.research import (
     DERIVATIVES,
     NAMES,
     CaseFiles,
+    case_files,
     ensure_tree,
     erase_case,
     sidecar,
@@ -215,10 +216,25 @@ def test_pybids_reads_the_data_set(home: Home) -> None:
         assert set(people["subject"]) == {"a1", "b2"}
 
 
+def test_what_bids_has_no_place_for_lies_beside_it(home: Home) -> None:
+    prostate = CaseFiles("c3", "x", "T2w")
+    volume = Volume(np.ones((4, 4, 4), np.int16), np.eye(4))
+    for kind in ("T2w", "ADC"):
+        save_volume(volume, home.research / prostate.image(kind, beyond=True))
+    assert prostate.found_image(home.research, "ADC") == home.research / prostate.image("ADC")
+    assert not (home.research / prostate.image("T2w")).exists()
+    assert len([p for p in case_files(home, prostate) if p.suffix == ".gz"]) == 2
+    write_participants(home)
+    assert "c3" not in (home.bids / "participants.tsv").read_text()
+    erase_case(home, prostate)
+    assert not list(home.research.rglob("*c3*"))
+
+
 def test_every_name_is_below_its_data_set() -> None:
     files = CaseFiles("s", "t")
     made = {
         "image": files.image("T1w"),
+        "beyond": files.image("ADC"),
         "label": files.label(),
         "rater_label": files.rater_label("2"),
         "mask": files.mask("T1w"),

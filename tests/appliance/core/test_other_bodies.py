@@ -90,7 +90,9 @@ def test_a_prostate_study_goes_all_the_way(
     research = case.work.home.research
     assert not (research / files.mask("T2w")).exists()
     assert files.transform("ADC").name.endswith("_from-ADC_to-T2w_mode-image_xfm.txt")
-    image = load_volume(research / files.image("T2w"))
+    assert not (research / "bids" / "sub-s").exists()
+    assert files.found_image(research, "T2w") == research / files.image("T2w", beyond=True)
+    image = load_volume(files.found_image(research, "T2w"))
     assert image.shape == (384, 384, 19)
 
     seat = apply_affine(image.affine, np.array([190, 200, 9]))
