@@ -242,7 +242,8 @@ def report(
         site=site,
         title=title,
     )
-    out.write_text(render_study(content_of(files)), encoding="utf-8")
+    page = render_study(content_of(files))
+    out.write_text(page, encoding="utf-8")
     print_lines(f"wrote {out}")
 
 

@@ -4,19 +4,17 @@ from __future__ import annotations
 
 import shutil
 from collections import Counter
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from concurrent import futures
-from contextlib import contextmanager, suppress
-from functools import wraps
+from contextlib import suppress
 from importlib.metadata import version
 from pathlib import Path
-from typing import Any, NoReturn, TypeVar
 
 import grpc
 import structlog
 
 from appliance.control import node_pb2 as pb
-from appliance.control.client import ACTOR_METADATA
+from appliance.control.answering import actor_of, answering, answering_each
 from appliance.control.custody import Custody
 from appliance.control.node_pb2_grpc import (
     NodeControlServicer,
@@ -39,7 +37,7 @@ from appliance.control.views import (
     study_message,
     timing_message,
 )
-from appliance.errors import ApplianceError, ControlError, NotAllowed, NotFound
+from appliance.errors import ControlError, NotAllowed, NotFound
 from appliance.governance import Governance
 from appliance.home import Home
 from appliance.labels.importing import ImportOptions
@@ -47,62 +45,15 @@ from appliance.labels.table import DOUBTFUL, EMPTY
 from appliance.pipeline.states import Event, State
 from appliance.settings import Settings
 from appliance.store import DatasetState, Decision, NodeState, ResultRow, ResultState
-from dicom_bridge.errors import DicomBridgeError
 from federation.audit_chain import AuditChain, AuditEntry, ChainWatch, read_entries, tail, verify
 from federation.canonical import JSON
 from federation.clock import stamp, utc_now
-from federation.errors import FederationError
 
 WORKERS = 8
 STOP_GRACE_S = 2.0
 MOST_STUDIES = 100_000
 
 log = structlog.get_logger(__name__)
-R = TypeVar("R")
-
-
-def answering(method: Callable[[Any, Any, Any], R]) -> Callable[[Any, Any, Any], R]:
-    """Turn our errors into gRPC status codes, once, at this edge."""
-
-    @wraps(method)
-    def _call(self: Any, request: Any, context: Any) -> R:  # noqa: ANN401
-        with _told(context, method.__name__):
-            return method(self, request, context)
-
-    return _call
-
-
-def answering_each(
-    method: Callable[[Any, Any, Any], Iterator[R]],
-) -> Callable[[Any, Any, Any], Iterator[R]]:
-    """As `answering`, of a call that answers several times."""
-
-    @wraps(method)
-    def _call(self: Any, request: Any, context: Any) -> Iterator[R]:  # noqa: ANN401
-        with _told(context, method.__name__):
-            yield from method(self, request, context)
-
-    return _call
-
-
-@contextmanager
-def _told(context: grpc.ServicerContext, call: str) -> Iterator[None]:
-    try:
-        yield
-    except NotFound as error:
-        _abort(context, grpc.StatusCode.NOT_FOUND, str(error))
-    except NotAllowed as error:
-        _abort(context, grpc.StatusCode.FAILED_PRECONDITION, str(error))
-    except (ApplianceError, DicomBridgeError, FederationError) as error:
-        _abort(context, grpc.StatusCode.ABORTED, str(error))
-    except Exception as error:  # edge: a control call must not end the service
-        log.error("control call failed", call=call, error=type(error).__name__)
-        _abort(context, grpc.StatusCode.INTERNAL, f"internal error ({type(error).__name__})")
-
-
-def _abort(context: grpc.ServicerContext, code: grpc.StatusCode, text: str) -> NoReturn:
-    context.abort(code, text)
-    raise AssertionError("abort returns never")
 
 
 class NodeControl(NodeControlServicer):
@@ -601,14 +552,6 @@ class NodeControl(NodeControlServicer):
         found = verify(self._audit.path)
         words = found.words or f"the chain of {found.entries} entries is intact"
         return pb.AuditVerification(intact=found.ok, entries=found.entries, message=words)
-
-
-def actor_of(context: grpc.ServicerContext) -> str:
-    """The local account that the caller named; the socket admits this account only."""
-    for key, value in context.invocation_metadata():
-        if key == ACTOR_METADATA and isinstance(value, str):
-            return value[:64]
-    return "local"
 
 
 def _state_named(name: str) -> State | None:
