@@ -36,7 +36,7 @@ REACH_MM = 7.0
 """Farther from the atlas brain than this the margin around the mask does not count, so that a mask
 that leaks into an orbit does not keep the face."""
 
-BEHIND = (45.0, 8.0)
+BEHIND = (45.0, 10.0)
 """Behind this MNI y (mm) there is no face, and the atlas margin is this wide (mm)."""
 
 EAR_MM = 17.0
@@ -54,7 +54,7 @@ def deface(volume: Volume, mask: Volume, *, alignment: Alignment | None = None) 
 
     Everything in front of and below a plane from above the brows to below the pons (in MNI space,
     laid over the image), and the ears, gets the image's lowest value, except the brain
-    mask with a margin of 5 mm and the atlas brain with one of 2 mm (8 mm behind the face). The
+    mask with a margin of 5 mm and the atlas brain with one of 2 mm (10 mm behind the face). The
     result is checked before it is returned.
 
     Args:
