@@ -33,6 +33,7 @@ class ImagingSection(Section):
     inputs: tuple[Modality, ...] = ("FLAIR", "T1w")
     """The series that are taken of each study, by canonical modality."""
     seed: Annotated[int, Field(ge=0)] = 0
+    """Of what is drawn at random in imaging."""
     cache_gib: Annotated[float, Field(ge=0, le=10_000)] = 20.0
     """Largest folder of kept results of preparation (bias correction, denoising, resampling), least
     recently used out first; 0 keeps nothing."""
