@@ -39,7 +39,7 @@ WIDELY_SEARCHED = 10
 APART_MM = 6.0
 """Motions nearer to each other than this count as one."""
 
-POOR = 0.22
+POOR = 0.19
 """Below this quality a registration is searched for again, widely."""
 
 NEARBY_MM = 2.0
@@ -49,7 +49,7 @@ LEAST_AGREEMENT = 0.04
 """Below this agreement the quality is scaled down: noise has about 0.002, heads 0.1 and more."""
 
 SHARPNESS = 1.9
-"""Brings the quality figure to a scale on which 0.22 is doubtful and 0.12 wrong."""
+"""Brings the quality figure to a scale on which 0.19 is doubtful and 0.12 wrong."""
 
 JUDGE_SEED = 7
 """Seed of the points at which results are judged: a figure does not depend on the options."""

@@ -114,8 +114,8 @@ def reason_class(reason: str) -> str:
     Examples:
         >>> reason_class("quality: the FLAIR is noisy: flair_snr is 3.2, below 5; T1: cropped")
         'quality: the FLAIR is noisy'
-        >>> reason_class("3 instances cannot be read: ask the PACS")
-        '3 instances cannot be read'
+        >>> reason_class("missing slice: 1 of 42 slices are not there; the first gap is 8.8 mm")
+        'missing slice'
     """
     parts = reason.split(";")[0].split(": ")
     kept = parts[:1]

@@ -34,6 +34,8 @@ VALUES = (
 DATES = ("PatientBirthDate", "StudyDate", "SeriesDate", "AcquisitionDate", "ContentDate")
 SHORTEST = 6
 UID = re.compile(r"(?<![\d.])\d{1,4}(?:\.\d{1,40}){3,}")
+FRACTION = re.compile(r"(?<![\d.])\d{1,3}\.\d*$")
+"""What stands before eight digits that belong to a decimal fraction (a UID has more dots)."""
 TEXT = rb"0-9A-Za-z.^\-_ @/,:+"
 RUN = re.compile(rb"[" + TEXT + rb"]{5,}")
 RUN_16 = re.compile(rb"(?:[" + TEXT + rb"]\x00){5,}")
@@ -87,10 +89,21 @@ def search(paths: Iterable[Path], needles: dict[str, str]) -> list[Hit]:
         files = [path] if path.is_file() else sorted(p for p in path.rglob("*") if p.is_file())
         for file in files:
             text = "\n".join([str(file.relative_to(path.parent)).lower(), *texts(file)])
-            hits += [Hit(str(file), kind) for needle, kind in words.items() if needle in text]
+            hits += [Hit(str(file), kind) for needle, kind in words.items() if _holds(text, needle)]
             # Thousands of UIDs: looked up by what looks like one, rather than one by one.
             hits += [Hit(str(file), uids[seen]) for seen in set(UID.findall(text)) & uids.keys()]
     return hits
+
+
+def _holds(text: str, needle: str) -> bool:
+    """Whether a text holds a needle; eight digits amid a decimal fraction are no date.
+
+    A round's record has hundreds of fractions of 17 digits: 0.6195503142946063 is no birth date.
+    """
+    if not (needle.isdigit() and len(needle) == 8):
+        return needle in text
+    places = (found.start() for found in re.finditer(needle, text))
+    return any(not FRACTION.search(text[max(0, place - 24) : place]) for place in places)
 
 
 def texts(file: Path) -> Iterator[str]:

@@ -44,7 +44,9 @@ def raw_flair(folder: Path) -> Path:
     return write_raw_ms_study(pair, folder).series["FLAIR"][0].parent
 
 
-@pytest.mark.parametrize("series_of", [enhanced_flair, raw_flair])
+@pytest.mark.parametrize(
+    "series_of", [enhanced_flair, pytest.param(raw_flair, marks=pytest.mark.long)]
+)
 def test_known_mask_is_voxel_equal_in_dcmqi(
     series_of: Callable[[Path], Path], tmp_path: Path
 ) -> None:

@@ -30,6 +30,8 @@ PLANTS = {
     "base64 in gzip": gzip.compress(base64.b64encode(b"padding padding 19610412 padding")),
     "gzip in base64": base64.b64encode(gzip.compress(b"padding Zephyrine padding padding")),
     "date with dashes": b"born 1961-04-12.",
+    "date and time": b'"taken": "19610412123000.5"',
+    "date in a uid": b"study 1.2.826.19610412.7!",
     "uid": b"study 1.2.826.0.1.99.7!",
 }
 
@@ -47,5 +49,6 @@ def test_leak_in_a_file_name_is_found(tmp_path: Path) -> None:
 
 def test_clean_files_have_no_hit(tmp_path: Path) -> None:
     (tmp_path / "file.json").write_text('{"EchoTime": 0.1, "case": "sub-ab12"}', encoding="utf-8")
+    (tmp_path / "round.json").write_text('{"mean": 0.6196104122946063}', encoding="utf-8")
     (tmp_path / "image.gz").write_bytes(gzip.compress(bytes(range(256)) * 400))
     assert search([tmp_path], needles_of([header()])) == []

@@ -40,8 +40,8 @@ def robust_z(value: float, others: Sequence[float], least: int) -> float | None:
     Source: Iglewicz and Hoaglin, How to Detect and Handle Outliers (1993).
 
     Examples:
-        >>> robust_z(7.0, [1.0, 2.0, 3.0, 4.0, 5.0], 5)
-        2.6979630379063805
+        >>> round(robust_z(7.0, [1.0, 2.0, 3.0, 4.0, 5.0], 5), 4)
+        2.698
         >>> robust_z(7.0, [1.0, 2.0], 5) is None, robust_z(7.0, [1.0] * 9, 5) is None
         (True, True)
     """

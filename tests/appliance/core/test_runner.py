@@ -263,7 +263,13 @@ def run_until(root: Path, stage: str, point: str) -> None:
 
 @pytest.mark.integration
 @pytest.mark.parametrize(
-    ("stage", "point"), [point for point in kill_points() if point[0] in WORKER]
+    ("stage", "point"),
+    [
+        # one stage at every instant, the others at every instant in `make test-long`
+        pytest.param(*point, marks=() if point[0] is Stage.CONVERT else pytest.mark.long)
+        for point in kill_points()
+        if point[0] in WORKER
+    ],
 )
 def test_kill_at_any_instant_loses_nothing(
     tmp_path: Path, pool: WorkerPool, stage: Stage, point: Point

@@ -110,6 +110,7 @@ def test_letters_differ() -> None:
     assert np.array_equal(draw_text("ö"), draw_text("O"))
 
 
+@pytest.mark.long
 def test_faults_come_in_three_severities(study_of: StudyOf) -> None:
     clean = study_of()
     moved = [study_of(fault=Fault.MOTION, severity=severity) for severity in Severity]

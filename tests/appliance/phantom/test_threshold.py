@@ -39,7 +39,7 @@ def test_the_best_threshold_of_training_cases_fails_on_held_out_ones(style: str)
     assert training[:, best].mean() > training[:, [0, -1]].mean() + 0.01
 
 
-@pytest.mark.integration
+@pytest.mark.long
 @pytest.mark.parametrize("style", ["philips"])
 def test_shape_and_place_matter_because_lesion_and_mimic_brightness_overlap(style: str) -> None:
     shares = []
