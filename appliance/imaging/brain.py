@@ -32,7 +32,7 @@ SURFACE = 0.35
 brain in, as published masks and the atlas's own do."""
 
 
-HEAD_SCORE = 0.85
+HEAD_SCORE = 0.75
 """Below this the laid-over atlas does not look like the image: heads give 1.0 and more, prostates,
 grids and noise below 0.7, a head CT with a tilted gantry 0.86."""
 

@@ -26,8 +26,9 @@ BROW = (78.0, 16.0)
 THROAT = (-10.0, -72.0)
 """MNI (y, z) in mm of a point below the pons: on the cut plane."""
 
-FRONT_MM = 2.0
-"""Voxels this close to the laid-over atlas brain always stay."""
+FRONT_MM = -1.0
+"""Voxels deeper than this in the laid-over atlas brain always stay. Not its very surface: above the
+orbits it may lie a little outside of this patient's brain, and the mask has a margin of its own."""
 
 MARGIN_MM = 5.0
 """Voxels this close to the brain mask stay, see `REACH_MM`."""
@@ -54,7 +55,7 @@ def deface(volume: Volume, mask: Volume, *, alignment: Alignment | None = None) 
 
     Everything in front of and below a plane from above the brows to below the pons (in MNI space,
     laid over the image), and the ears, gets the image's lowest value, except the brain
-    mask with a margin of 5 mm and the atlas brain with one of 2 mm (10 mm behind the face). The
+    mask with a margin of 5 mm and the atlas brain (with 10 mm behind the face). The
     result is checked before it is returned.
 
     Args:

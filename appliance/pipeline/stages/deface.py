@@ -21,7 +21,7 @@ from appliance.pipeline.states import Stage
 from appliance.pipeline.work import StageResult, StageWork
 from federation.canonical import JSON
 
-HEAD_LIKE = 0.85
+HEAD_LIKE = 0.75
 """From this score on an image is taken for a head: prostate images give 0.15 to 0.7, heads 1.0 and
 more."""
 
