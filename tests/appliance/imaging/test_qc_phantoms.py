@@ -1,6 +1,6 @@
 """Planted faults are found at three severities, clean phantoms raise no alarm.
 
-Seeds here are from 1000 on; the default bounds were fixed on seeds 0-99. The benchmark
+Seeds here are from 1000 on; the default bounds were checked on seeds 0-63. The benchmark
 `benchmarks.qc_thresholds` also sends them through masks and registration.
 """
 
