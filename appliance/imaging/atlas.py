@@ -97,7 +97,7 @@ def load_atlas(step_mm: float) -> Atlas:
 @lru_cache(maxsize=1)
 def _template(name: str) -> tuple[Volume, Volume]:
     """The template and its brain without holes (0 to 1), both averaged to 2 mm."""
-    full = load_volume(_package_file(name))
+    full = load_volume(package_file(name))
     solid = ndimage.binary_closing(full.data > 0.1 * float(full.data.max()), iterations=3)
     solid = ndimage.binary_fill_holes(solid)
     return shrunk(full, 2.0), shrunk(full.with_data(solid.astype(np.uint8)), 2.0)
@@ -124,7 +124,12 @@ def _compared(distance: NDArray[np.float32], world: NDArray[np.float64]) -> Mask
     return np.asarray((distance < 24.0) & ~face & ~neck, dtype=bool)
 
 
-def _package_file(name: str) -> Path:
+def package_file(name: str) -> Path:
+    """A file of the installed nilearn package's data, found without importing the package.
+
+    Raises:
+        AtlasMissing: it is not there.
+    """
     found = importlib.util.find_spec("nilearn")
     for folder in (found.submodule_search_locations or []) if found else []:
         path = Path(folder) / "datasets" / "data" / name

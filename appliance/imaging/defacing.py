@@ -127,21 +127,6 @@ def _outside(brain: Mask, grid: Grid, coarse: Grid) -> NDArray[np.float32]:
     return result
 
 
-def near(mask: Mask, spacing: tuple[float, float, float], reach_mm: float) -> Mask:
-    """The mask and everything within `reach_mm` of it."""
-    boxes = ndimage.find_objects(mask.astype(np.uint8))
-    if not boxes:
-        return mask.copy()
-    margin = [int(np.ceil(reach_mm / step)) + 1 for step in spacing]
-    box = tuple(
-        slice(max(0, part.start - m), min(n, part.stop + m))
-        for part, m, n in zip(boxes[0], margin, mask.shape, strict=True)
-    )
-    result = np.zeros_like(mask)
-    result[box] = ndimage.distance_transform_edt(~mask[box], sampling=spacing) <= reach_mm
-    return result
-
-
 def verify_defaced(before: Volume, after: Volume, brain: Mask, region: Mask) -> None:
     """Check that the brain is unchanged and that nothing is left in the region.
 

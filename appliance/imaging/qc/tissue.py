@@ -8,16 +8,14 @@ in what is surely white matter (Dawant et al., IEEE Trans. Med. Imaging 12:770, 
 
 from __future__ import annotations
 
-import importlib.util
 from dataclasses import dataclass
 from functools import lru_cache
-from pathlib import Path
 
 import numpy as np
 from numpy.typing import NDArray
 from scipy import ndimage
 
-from appliance.imaging.atlas import AtlasMissing
+from appliance.imaging.atlas import package_file
 from appliance.imaging.volume import Affine, Mask, Volume, apply_affine, inverse, load_volume
 
 TISSUES = ("csf", "gm", "wm")
@@ -219,7 +217,7 @@ def tissue_maps() -> TissueMaps:
     Raises:
         AtlasMissing: the package or a file is not there.
     """
-    grey, white = (load_volume(_map_file(name)) for name in MAPS)
+    grey, white = (load_volume(package_file(name)) for name in MAPS)
     step = (slice(None, None, MAP_STRIDE),) * 3
     parts = [
         ndimage.uniform_filter(np.asarray(part.data, dtype=np.float32), MAP_STRIDE + 1)[step]
@@ -229,19 +227,6 @@ def tissue_maps() -> TissueMaps:
     fluid = np.clip(1.0 - parts[0] - parts[1], 0.0, 1.0)
     affine = grey.affine @ np.diag([MAP_STRIDE, MAP_STRIDE, MAP_STRIDE, 1.0])
     return TissueMaps(np.stack([fluid, *parts], axis=-1).astype(np.float32), affine)
-
-
-def _map_file(name: str) -> Path:
-    """The file in the installed package, found without importing the package."""
-    found = importlib.util.find_spec("nilearn")
-    for folder in (found.submodule_search_locations or []) if found else []:
-        path = Path(folder) / "datasets" / "data" / name
-        if path.is_file():
-            return path
-    raise AtlasMissing(
-        f"the tissue map {name} is not in the installed nilearn package:"
-        " install nilearn 0.14 or later as the lock file names it"
-    )
 
 
 def robust_spread(values: Floats) -> float:
