@@ -54,7 +54,7 @@ from federation.clock import Clock, utc_now
 from federation.enrolment.client import COORDINATOR_FILE, SiteIdentity
 from federation.enrolment.renewal import Renewal, load_present
 from federation.errors import FederationError, IdentityRefused, VersionRefused
-from federation.node.agent import SiteAgent
+from federation.node.agent import AgentOptions, SiteAgent
 from federation.node.connection import CoordinatorConnection
 
 _log = structlog.get_logger(__name__)
@@ -77,7 +77,7 @@ class NodeOptions:
     """
 
     observer: Observer = lambda _event: None
-    agent_observer: Callable[[str], None] | None = None
+    agent_observer: Callable[[str], None] = lambda _point: None
     clock: Clock = utc_now
     receiver_port: int | None = None
 
@@ -429,9 +429,11 @@ class Node:
                     self._identity, proxy=proxy_of(self.settings, self._identity.address)
                 ),
                 self.site,
-                clock=self._options.clock,
-                observer=self._options.agent_observer,
-                renewal=Renewal(self.home.keys, clock=self._options.clock),
+                AgentOptions(
+                    clock=self._options.clock,
+                    observer=self._options.agent_observer,
+                    renewal=Renewal(self.home.keys, clock=self._options.clock),
+                ),
             )
             self._agent = agent
             try:

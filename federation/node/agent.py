@@ -62,12 +62,16 @@ class AgentStatus:
     words: str = ""
 
 
-class SiteAgent:
-    """Does one task after the other until told to stop.
+def _unseen(point: str) -> None:
+    """Nobody looks."""
+    del point
 
-    Args:
-        connection: to the coordinator.
-        site: the site's port.
+
+@dataclass(frozen=True, slots=True)
+class AgentOptions:
+    """What a caller may replace.
+
+    Attributes:
         clock: wall clock.
         observer: sees every step.
         trainers: makes the trainer of a run.
@@ -75,24 +79,36 @@ class SiteAgent:
         renewal: renews the site's certificate between two tasks; None never does.
     """
 
+    clock: Clock = utc_now
+    observer: Observer = _unseen
+    trainers: TrainerFactory = OnDemandTrainer
+    deferred_poll_s: float = DEFERRED_POLL_S
+    renewal: Renewal | None = None
+
+
+class SiteAgent:
+    """Does one task after the other until told to stop.
+
+    Args:
+        connection: to the coordinator.
+        site: the site's port.
+        options: edges and times.
+    """
+
     def __init__(
         self,
         connection: CoordinatorConnection,
         site: SitePort,
-        *,
-        clock: Clock = utc_now,
-        observer: Observer | None = None,
-        trainers: TrainerFactory = OnDemandTrainer,
-        deferred_poll_s: float = DEFERRED_POLL_S,
-        renewal: Renewal | None = None,
+        options: AgentOptions | None = None,
     ) -> None:
+        chosen = options or AgentOptions()
         self._connection = connection
         self._site = site
-        self._clock = clock
-        self._observer = observer or (lambda _: None)
-        self._worker = Worker(site, trainers)
-        self._deferred_poll_s = deferred_poll_s
-        self._renewal = renewal
+        self._clock = chosen.clock
+        self._observer = chosen.observer
+        self._worker = Worker(site, chosen.trainers)
+        self._deferred_poll_s = chosen.deferred_poll_s
+        self._renewal = chosen.renewal
         self._deferred: dict[str, Entry] = {}
         self._status = AgentStatus()
         self._stop = threading.Event()

@@ -24,7 +24,7 @@ from federation.coordinator.settings import CoordinatorSettings
 from federation.enrolment.client import SiteIdentity, enrol
 from federation.fingerprint import CaseFigures, Rules, make_fingerprint
 from federation.manifest import ModelManifest
-from federation.node.agent import SiteAgent
+from federation.node.agent import AgentOptions, SiteAgent
 from federation.node.connection import CoordinatorConnection, RetryPolicy
 from federation.node.site_port import DataSummary, PlanDecision, PublishCounts
 from federation.plan import Plan, PrivacySpec, SignedPlan, ms_lesion_demo_plan
@@ -270,7 +270,9 @@ class Federation:
         """Run a site's agent in a thread."""
         identity = identity or self.enrolled(site.name)
         connection = CoordinatorConnection(identity, retry=RetryPolicy(first_s=0.05, longest_s=0.2))
-        agent = SiteAgent(connection, site, trainers=site.trainer, deferred_poll_s=0.2)
+        agent = SiteAgent(
+            connection, site, AgentOptions(trainers=site.trainer, deferred_poll_s=0.2)
+        )
         self.run_agent(agent)
         return agent
 

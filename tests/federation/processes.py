@@ -13,7 +13,7 @@ import structlog
 from federation.coordinator.process import run_coordinator
 from federation.enrolment import load_identity
 from federation.errors import FederationError
-from federation.node.agent import SiteAgent
+from federation.node.agent import AgentOptions, SiteAgent
 from federation.node.connection import CoordinatorConnection, RetryPolicy
 from federation.plan import SignedPlan
 from tests.federation.doubles import FakeSite, numpy_initialiser
@@ -57,7 +57,9 @@ def agent(folder: str, name: str, markers: str) -> None:
     connection = CoordinatorConnection(identity, retry=RetryPolicy(first_s=0.02, longest_s=0.1))
     observer: list[Callable[[str], None]] = []
     made = SiteAgent(
-        connection, site, trainers=site.trainer, observer=lambda point: observer[0](point)
+        connection,
+        site,
+        AgentOptions(trainers=site.trainer, observer=lambda point: observer[0](point)),
     )
     observer.append(lambda point: _kill_once(Path(markers), f"{made.status.activity}-{point}"))
     made.run(threading.Event())

@@ -14,7 +14,7 @@ from federation.coordinator.store import Store
 from federation.enrolment.client import CERTIFICATE_FILE, KEY_FILE, SiteIdentity, load_identity
 from federation.enrolment.renewal import NEXT, Renewal, adopt, due, load_present
 from federation.errors import EnrolmentRefused, IdentityRefused, RequestRefused
-from federation.node.agent import SiteAgent
+from federation.node.agent import AgentOptions, SiteAgent
 from federation.node.connection import CoordinatorConnection, RetryPolicy
 from federation.pki import new_key, signing_request
 from tests.federation.doubles import Federation
@@ -87,7 +87,9 @@ def test_the_agent_renews_between_two_polls_and_goes_on(federation: Federation, 
     old = load_identity(keys)
     clock = LaterClock()
     site = federation.site(SITE)
-    agent = SiteAgent(connect(old), site, trainers=site.trainer, renewal=Renewal(keys, clock=clock))
+    agent = SiteAgent(
+        connect(old), site, AgentOptions(trainers=site.trainer, renewal=Renewal(keys, clock=clock))
+    )
     clock.ahead = timedelta(days=300)
     federation.run_agent(agent)
     wait_for(lambda: standing(federation, old) is not None, what="the old one to end", seconds=60)

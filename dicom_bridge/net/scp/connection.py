@@ -284,30 +284,35 @@ class Connection:
                 raise
 
     def _close(self) -> None:
-        """Let the last PDU arrive before the connection is closed (ARTIM, PS3.8 9.1.5).
+        """Let the peer close first, as it should after our last PDU (Sta13, ARTIM; PS3.8 9.2).
 
-        Closing with unread data would reset the connection and destroy what was sent.
+        Closing with unread data would reset the connection and destroy what was sent; and a
+        requestor that sees the end of the connection beside our rejection may miss the rejection.
         """
-        deadline = time.monotonic() + _LINGER_S
+        with contextlib.suppress(OSError, ValueError):
+            self._socket.settimeout(0.2)
+            self._drain(time.monotonic() + _LINGER_S)
         with contextlib.suppress(OSError, ValueError):
             if isinstance(self._socket, ssl.SSLSocket):
                 self._socket.settimeout(_TICK_S)
                 self._socket.unwrap()
         with contextlib.suppress(OSError, ValueError):
             self._socket.shutdown(socket.SHUT_WR)
-            self._socket.settimeout(0.2)
-            drained = 0
-            while time.monotonic() < deadline and not self._stopping and drained < _LINGER_BYTES:
-                try:
-                    count = self._socket.recv_into(self._view)
-                    if not count:
-                        break
-                    drained += count
-                except TimeoutError:
-                    continue
         with contextlib.suppress(OSError):
             self._socket.close()
         self._view.release()
+
+    def _drain(self, deadline: float) -> None:
+        """Read what still comes, until the peer closes or its time is over."""
+        drained = 0
+        while time.monotonic() < deadline and not self._stopping and drained < _LINGER_BYTES:
+            try:
+                count = self._socket.recv_into(self._view)
+                if not count:
+                    return
+                drained += count
+            except (TimeoutError, ssl.SSLWantReadError):
+                continue
 
 
 def start(connection: Connection, done: Callable[[Connection], None]) -> threading.Thread:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+import select
 import socket
 import ssl
 import struct
@@ -139,6 +140,15 @@ def test_a_header_that_stalls_inside_an_association_ends_it(
             for peer in (first, second):
                 assert peer.pdu()[0] == raw.ABORT
         assert wait_for(lambda: can_echo(remote), what="a free seat")
+
+
+def test_a_rejection_is_not_followed_by_our_end_of_the_connection(inbox: FolderInbox) -> None:
+    """A requestor that finds both at once may take the rejection for a broken connection."""
+    with running_receiver(inbox) as (_, remote), raw.raw_peer(remote.port) as peer:
+        peer.send(raw.association_request(calling="STRANGER"))
+        assert peer.pdu()[0] == raw.RJ
+        readable, _, _ = select.select([peer.socket], [], [], 0.4)
+        assert not readable, "the requestor closes, not we"
 
 
 def can_echo(remote: RemoteAE) -> bool:
