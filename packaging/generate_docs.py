@@ -6,6 +6,7 @@
 from __future__ import annotations
 
 import argparse
+import re
 import sys
 from collections.abc import Mapping
 from enum import EnumType, StrEnum
@@ -44,6 +45,21 @@ def table_diagram(table: Mapping[StrEnum, frozenset[StrEnum]]) -> str:
         if not after:
             lines.append(f"    {state} --> [*]")
     return "\n".join([*lines, "```"])
+
+
+def calls_of(service: str) -> str:
+    """The calls of one service of the federation's protocol, with the words of its source."""
+    source = (ROOT / "federation" / "wire" / "federation.proto").read_text(encoding="utf-8")
+    body = source.split(f"service {service} {{", 1)[1].split("\n}", 1)[0]
+    rows, words = [], []
+    for line in map(str.strip, body.splitlines()):
+        if line.startswith("//"):
+            words.append(line.removeprefix("//").strip())
+        elif call := re.match(r"rpc (\w+)\((.*?)\) returns \((.*?)\)", line):
+            name, asked, answered = call.groups()
+            rows.append(f"| `{name}` | {asked} | {answered} | {' '.join(words)} |")
+            words = []
+    return "\n".join(["| call | asks with | answers with | what |", "|---|---|---|---|", *rows])
 
 
 def bids_names() -> str:
@@ -130,18 +146,28 @@ def documents() -> dict[Path, str]:
 
     from appliance.tools.conformance import statement_of
     from federation.coordinator.states import ROUND_TABLE, RUN_TABLE, TASK_TABLE
+    from federation.node.states import STEP_TABLE
 
     design = ROOT / "docs" / "design.md"
     text = design.read_text(encoding="utf-8")
     text = replaced(text, "study states", study_diagram())
-    text = replaced(text, "run states", table_diagram(RUN_TABLE))
-    text = replaced(text, "round states", table_diagram(ROUND_TABLE))
-    text = replaced(text, "task states", table_diagram(TASK_TABLE))
+    federation = ROOT / "docs" / "federation.md"
+    protocol = federation.read_text(encoding="utf-8")
+    for name, body in {
+        "run states": table_diagram(RUN_TABLE),
+        "round states": table_diagram(ROUND_TABLE),
+        "task states": table_diagram(TASK_TABLE),
+        "task steps": table_diagram(STEP_TABLE),
+        "federation calls": calls_of("Federation"),
+        "enrolment calls": calls_of("Enrolment"),
+    }.items():
+        protocol = replaced(protocol, name, body)
     imaging = ROOT / "docs" / "imaging.md"
     images = replaced(imaging.read_text(encoding="utf-8"), "bids names", bids_names())
     quality = ROOT / "docs" / "quality.md"
     return {
         design: text,
+        federation: protocol,
         quality: replaced(quality.read_text(encoding="utf-8"), "quality figures", figures()),
         imaging: images,
         ROOT / "docs" / "commands.md": command_reference(),

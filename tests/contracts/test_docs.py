@@ -34,7 +34,7 @@ def test_a_stale_document_is_found(tmp_path: Path) -> None:
     (tmp_path / "packaging" / beside.name).write_text(beside.read_text(encoding="utf-8"))
     for package in ("appliance", "dicom_bridge", "federation"):
         (tmp_path / package).symlink_to(REPOSITORY / package)
-    for name in ("design.md", "commands.md", "imaging.md", "quality.md"):
+    for name in ("design.md", "commands.md", "federation.md", "imaging.md", "quality.md"):
         text = (REPOSITORY / "docs" / name).read_text(encoding="utf-8")
         (tmp_path / "docs" / name).write_text(text.replace("found", "lost"), encoding="utf-8")
     done = subprocess.run(
