@@ -19,7 +19,9 @@ import structlog
 from federation.audit_chain import AuditChain
 from federation.canonical import JSON
 from federation.clock import Clock, parse_stamp, stamp
+from federation.coordinator.aggregation import new_global_model, weighted_updates
 from federation.coordinator.objects import ObjectStore
+from federation.coordinator.publication import published_manifest
 from federation.coordinator.quorum import (
     JoinFacts,
     RoundFacts,
@@ -45,7 +47,6 @@ from federation.coordinator.tasks import (
 from federation.errors import FederationError
 from federation.manifest import manifest_for
 from federation.plan import SignedPlan
-from federation.strategies.fedavg import WeightedUpdate, fedavg
 from federation.where import where
 
 Initialiser = Callable[[SignedPlan, Path, Path], None]
@@ -324,20 +325,10 @@ class Engine:
         plan = self.plan(run).plan
         rounds = self._store.rounds(run.run_id)
         tasks = newest_per_site(self._store.tasks(run.run_id, current.number, "train"))
-        cap = plan.strategy.weight_cap
-        updates = [
-            WeightedUpdate(
-                task.site,
-                float(min(int(task.report["cases"]), cap)),
-                self._parts.objects.path(str(task.report["update"])),
-            )
-            for task in tasks
-            if task.state is TaskState.DONE and task.report is not None
-        ]
+        updates = weighted_updates(tasks, self._parts.objects, plan.strategy.weight_cap)
         started = time.monotonic()
         out = self._parts.work / f"{run.run_id}-{current.number:05d}.safetensors"
-        fedavg(updates, out)
-        sha256, size = self._parts.objects.adopt(out)
+        sha256, size = new_global_model(updates, out, self._parts.objects)
         seconds = time.monotonic() - started
         parents = (str(rounds[-2].model_id),)
         manifest = manifest_for(plan, current.number, (sha256, size), parents)
@@ -401,9 +392,8 @@ class Engine:
     # -- the finished model
 
     def _publish(self, run: RunRow, last: RoundRow) -> bool:
-        parents = (str(self._store.rounds(run.run_id)[-2].model_id),)
-        weights = (str(last.weights_sha256), int(last.weights_size or 0))
-        manifest = manifest_for(self.plan(run).plan, last.number, weights, parents)
+        before = self._store.rounds(run.run_id)[-2]
+        manifest = published_manifest(self._parts.objects, self.plan(run).plan, last, before)
         raw = manifest.to_json()
         body = publish_body(self._parts.objects.put_bytes(raw), len(raw), last)
         self._parts.records.model_made(run, manifest)

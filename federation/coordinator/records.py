@@ -18,12 +18,13 @@ from tensorboard.summary.writer.event_file_writer import EventFileWriter
 from federation.canonical import JSON, write_atomically, write_json
 from federation.clock import parse_stamp
 from federation.coordinator.objects import ObjectStore
+from federation.coordinator.publication import published_manifest
 from federation.coordinator.schema import RunRow
 from federation.coordinator.states import RoundState
 from federation.coordinator.store import Store
 from federation.coordinator.views import fingerprint_view, round_view, run_detail
 from federation.errors import RunRefused
-from federation.manifest import ModelManifest, manifest_for
+from federation.manifest import ModelManifest
 from federation.plan import SignedPlan
 
 
@@ -119,8 +120,7 @@ class RunRecords:
     def _manifest(self, run: RunRow) -> ModelManifest:
         last, before = self._store.rounds(run.run_id)[-1], self._store.rounds(run.run_id)[-2]
         plan = SignedPlan.from_json(run.signed_plan).plan
-        weights = (str(last.weights_sha256), int(last.weights_size or 0))
-        return manifest_for(plan, last.number, weights, (str(before.model_id),))
+        return published_manifest(self._objects, plan, last, before)
 
     def _link(self, sha256: str, path: Path) -> None:
         source = self._objects.path(sha256)
