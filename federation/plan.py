@@ -4,8 +4,8 @@ A plan names everything by key from a fixed registry; no code travels in it. Eve
 range, so a hostile plan cannot ask for unbounded memory or time, and every text has a closed
 alphabet, so it can be shown on a terminal and written into DICOM attributes.
 
-The identity of a plan is the SHA-256 of its canonical JSON (RFC 8785), defaults written out (keys
-of the preparation that came later are left out at their defaults). What is signed (Ed25519, RFC
+The identity of a plan is the SHA-256 of its canonical JSON (RFC 8785), defaults written out (what
+came later than the first plans is left out at its default). What is signed (Ed25519, RFC
 8032) is the same bytes behind a domain prefix. This module loads neither torch nor numpy.
 """
 
@@ -27,8 +27,10 @@ from pydantic import (
     AfterValidator,
     BaseModel,
     Field,
+    SerializerFunctionWrapHandler,
     StringConstraints,
     ValidationError,
+    model_serializer,
     model_validator,
 )
 
@@ -36,6 +38,8 @@ from federation.errors import PlanRefused, SignatureRefused
 from federation.plan_part import PlanPart
 from federation.preparation import NORMALISATIONS
 from federation.preparation import Preparation as Preparation
+from federation.update_spec import COMPRESSIONS, ENCODINGS
+from federation.update_spec import UpdateSpec as UpdateSpec
 
 PLAN_FORMAT: Final = 1
 MAX_PLAN_BYTES: Final = 64 * 1024
@@ -46,6 +50,8 @@ MAX_PARAMETERS: Final = 200_000_000
 """Limit of the estimated number of weights (800 MB of float32)."""
 MAX_PROBLEMS: Final = 50
 """At most this many problems are listed; the rest is counted."""
+LATER_PLAN_KEYS: Final = frozenset({"update"})
+"""Keys that came after the first plans: left out of the canonical form at their defaults."""
 SIGNATURE_DOMAIN: Final = b"clinode plan 1\x00"
 """Prefix of the signed bytes, so that a plan's signature is valid for nothing else."""
 
@@ -64,6 +70,8 @@ REGISTRY: Final[Mapping[str, tuple[str, ...]]] = {
     "strategy": ("fedavg",),
     "metric": ("dice", "sensitivity", "precision", "lesion_f1", "volume_difference_ml"),
     "send": ("update", "metrics", "fingerprint"),
+    "encoding": ENCODINGS,
+    "compression": COMPRESSIONS,
 }
 """Every key that a plan may name. A site's policy may allow fewer, never more."""
 
@@ -273,6 +281,7 @@ class Plan(PlanPart):
         tuple[SendKey, ...], Field(min_length=1, max_length=3), AfterValidator(_unique)
     ] = ("update", "metrics")
     seed: Annotated[int, Field(ge=0, le=2**53 - 1)] = 0
+    update: UpdateSpec = UpdateSpec()
 
     @model_validator(mode="after")
     def _fits_together(self) -> Self:
@@ -280,6 +289,16 @@ class Plan(PlanPart):
         if problems:
             raise ValueError("; ".join(problems))
         return self
+
+    @model_serializer(mode="wrap")
+    def _without_later_defaults(self, handler: SerializerFunctionWrapHandler) -> dict[str, Any]:
+        """Plans signed before a key came keep their bytes, hash and signature."""
+        written: dict[str, Any] = handler(self)
+        fields = type(self).model_fields
+        for key in LATER_PLAN_KEYS:
+            if getattr(self, key) == fields[key].default:
+                written.pop(key, None)
+        return written
 
 
 def _contradictions(plan: Plan) -> list[str]:

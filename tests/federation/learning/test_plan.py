@@ -34,6 +34,7 @@ from federation.plan import (
     signed_plan,
     verify,
 )
+from federation.update_spec import Compression, Encoding
 
 KEY = Ed25519PrivateKey.from_private_bytes(bytes(range(32)))
 
@@ -293,3 +294,24 @@ def test_plans_are_immutable() -> None:
     with pytest.raises(ValueError, match="frozen"):
         plan.seed = 1  # type: ignore[misc]
     assert isinstance(plan, Plan)
+
+
+def test_a_plan_says_how_updates_travel_and_older_plans_keep_their_bytes() -> None:
+    former = canonical_json(parse_plan(document()))
+    assert b'"update":{' not in former
+    assert canonical_json(parse_plan(document(update={"encoding": "fp32"}))) == former
+    small = parse_plan(document(update={"encoding": "int8", "compression": "zstd"}))
+    assert (small.update.label, small.update.feedback) == ("int8+zstd", True)
+    assert b'"update":{"compression":"zstd","encoding":"int8"}' in canonical_json(small)
+    assert parse_plan(canonical_json(small)) == small
+    assert "8 bits" in small.update.sentence
+    assert REGISTRY["encoding"] == Encoding.__args__
+    assert REGISTRY["compression"] == Compression.__args__
+
+
+@pytest.mark.parametrize(
+    "update", [{"encoding": "int4"}, {"compression": "lzma"}, {"bits": 3}, {"encoding": None}, 8]
+)
+def test_unknown_ways_to_travel_are_refused(update: object) -> None:
+    with pytest.raises(PlanRefused, match="update"):
+        parse_plan(document(update=update))
