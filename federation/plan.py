@@ -38,6 +38,8 @@ from federation.errors import PlanRefused, SignatureRefused
 from federation.plan_part import PlanPart
 from federation.preparation import NORMALISATIONS
 from federation.preparation import Preparation as Preparation
+from federation.strategy_spec import LATE_UPDATES, MODES
+from federation.strategy_spec import StrategySpec as StrategySpec
 from federation.update_spec import COMPRESSIONS, ENCODINGS
 from federation.update_spec import UpdateSpec as UpdateSpec
 
@@ -50,7 +52,7 @@ MAX_PARAMETERS: Final = 200_000_000
 """Limit of the estimated number of weights (800 MB of float32)."""
 MAX_PROBLEMS: Final = 50
 """At most this many problems are listed; the rest is counted."""
-LATER_PLAN_KEYS: Final = frozenset({"update"})
+LATER_PLAN_KEYS: Final = frozenset({"update", "amends"})
 """Keys that came after the first plans: left out of the canonical form at their defaults."""
 SIGNATURE_DOMAIN: Final = b"clinode plan 1\x00"
 """Prefix of the signed bytes, so that a plan's signature is valid for nothing else."""
@@ -68,6 +70,8 @@ REGISTRY: Final[Mapping[str, tuple[str, ...]]] = {
     "optimiser": ("adamw", "sgd"),
     "schedule": ("constant", "cosine", "one-cycle"),
     "strategy": ("fedavg",),
+    "mode": MODES,
+    "late_updates": LATE_UPDATES,
     "metric": ("dice", "sensitivity", "precision", "lesion_f1", "volume_difference_ml"),
     "send": ("update", "metrics", "fingerprint"),
     "encoding": ENCODINGS,
@@ -236,15 +240,6 @@ class TrainingSpec(PlanPart):
     augmentation: AugmentationSpec = AugmentationSpec()
 
 
-class StrategySpec(PlanPart):
-    """How the coordinator joins updates: quorum, deadline and the cap of a site's weight."""
-
-    key: Literal["fedavg"] = "fedavg"
-    weight_cap: Annotated[int, Field(ge=1, le=1_000_000)] = 10_000
-    minimum_sites: Annotated[int, Field(ge=1, le=1000)] = 2
-    round_deadline_s: Annotated[int, Field(ge=1, le=7 * 86_400)] = 3600
-
-
 class EvaluationSpec(PlanPart):
     """When and on what the global model is evaluated at the sites."""
 
@@ -262,7 +257,10 @@ class PrivacySpec(PlanPart):
 
 
 class Plan(PlanPart):
-    """A whole training plan (see the module's docstring). Build with :func:`parse_plan`."""
+    """A whole training plan (see the module's docstring). Build with :func:`parse_plan`.
+
+    ``amends`` is the hash of the plan that this one takes the place of in a run under way.
+    """
 
     format: Literal[1] = PLAN_FORMAT
     name: _PlanText
@@ -282,6 +280,7 @@ class Plan(PlanPart):
     ] = ("update", "metrics")
     seed: Annotated[int, Field(ge=0, le=2**53 - 1)] = 0
     update: UpdateSpec = UpdateSpec()
+    amends: Annotated[str, StringConstraints(pattern=r"\A[0-9a-f]{64}\z")] | None = None
 
     @model_validator(mode="after")
     def _fits_together(self) -> Self:
