@@ -13,7 +13,7 @@ import structlog
 from federation.audit_chain import AuditChain
 from federation.coordinator.objects import ObjectStore
 from federation.coordinator.schema import TaskRow
-from federation.coordinator.states import TASK_ENDS, TaskState
+from federation.coordinator.states import RUN_ENDS, TASK_ENDS, PartState, TaskState
 from federation.coordinator.store import Change, Store
 from federation.coordinator.update_check import check_update, check_weight
 from federation.errors import FingerprintRefused, RequestRefused, UpdateRefused
@@ -93,6 +93,33 @@ class Reports:
         detail = {"kind": task.kind, "state": ending.state.value, "words": ending.words}
         self._audit.append(site, "task.reported", task.task_id, detail)
         return ending.state is TaskState.DONE, ending.words
+
+    def leave(self, site: str, run_id: str, words: str) -> str:
+        """A site takes no further part in a run; asked again it changes nothing.
+
+        Returns:
+            What follows from it, in words for the site.
+
+        Raises:
+            RequestRefused: the site was not invited to such a run.
+        """
+        said = plain_words(words) or "no reason was given"
+        with self._store.change() as change:
+            sql = "SELECT state FROM run_sites WHERE run_id = ? AND site = ?"
+            row = change.execute(sql, (run_id, site)).fetchone()
+            if row is None:
+                raise RequestRefused("this site was not invited to such a run")
+            if self._store.run(run_id).state in RUN_ENDS:
+                return "the run is over already"
+            if row["state"] == PartState.LEFT:
+                return "the site has left already"
+            mine = [task for task in self._store.tasks(run_id) if task.site == site]
+            change.expire(mine, f"the site left the run: {said}")
+            fields = {"words": said, "decided_at": change.now}
+            change.part(run_id, site, PartState.LEFT, **fields)
+        self._audit.append(site, "run.left", run_id, {"words": said})
+        _log.info("site_left", run=run_id, site=site)
+        return "the run goes on without this site as far as its plan allows"
 
     def _judge(self, task: TaskRow, report: pb.TaskReport) -> Ending:
         kept: dict[str, Any] = {"times": _times(report.times)}

@@ -8,9 +8,10 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any, Final
 
-from federation.coordinator.states import RoundState, RunState, TaskState
+from federation.coordinator.states import PartState, RoundState, RunState, TaskState
 
-STORE_FORMAT: Final = 1
+STORE_FORMAT: Final = 2
+"""The newest form of the tables; :data:`MIGRATIONS` lead to it from every earlier one."""
 
 SCHEMA: Final = """
 CREATE TABLE IF NOT EXISTS meta (key TEXT PRIMARY KEY, value TEXT NOT NULL) STRICT;
@@ -46,7 +47,18 @@ CREATE TABLE IF NOT EXISTS runs (
     resume_state TEXT,
     quorum_at TEXT,
     model_id TEXT,
-    created_at TEXT NOT NULL, changed_at TEXT NOT NULL, ended_at TEXT
+    created_at TEXT NOT NULL, changed_at TEXT NOT NULL, ended_at TEXT,
+    queue_order INTEGER NOT NULL DEFAULT 0
+) STRICT;
+CREATE TABLE IF NOT EXISTS plans (
+    run_id TEXT NOT NULL REFERENCES runs (run_id),
+    number INTEGER NOT NULL,
+    plan_hash TEXT NOT NULL,
+    signed_plan BLOB NOT NULL,
+    changes TEXT NOT NULL DEFAULT '',
+    from_round INTEGER,
+    created_at TEXT NOT NULL, offered_at TEXT,
+    PRIMARY KEY (run_id, number)
 ) STRICT;
 CREATE TABLE IF NOT EXISTS run_sites (
     run_id TEXT NOT NULL REFERENCES runs (run_id),
@@ -55,6 +67,7 @@ CREATE TABLE IF NOT EXISTS run_sites (
     words TEXT NOT NULL DEFAULT '',
     summary TEXT NOT NULL DEFAULT '{}',
     decided_at TEXT,
+    plan_hash TEXT,
     PRIMARY KEY (run_id, site)
 ) STRICT;
 CREATE TABLE IF NOT EXISTS rounds (
@@ -65,6 +78,7 @@ CREATE TABLE IF NOT EXISTS rounds (
     opened_at TEXT NOT NULL, trained_at TEXT, closed_at TEXT, deadline TEXT NOT NULL,
     weights_sha256 TEXT, weights_size INTEGER, model_id TEXT,
     aggregate_s REAL, words TEXT NOT NULL DEFAULT '',
+    plan_hash TEXT,
     PRIMARY KEY (run_id, number)
 ) STRICT;
 CREATE TABLE IF NOT EXISTS tasks (
@@ -82,7 +96,52 @@ CREATE TABLE IF NOT EXISTS tasks (
     UNIQUE (run_id, round, site, kind, attempt)
 ) STRICT;
 CREATE INDEX IF NOT EXISTS tasks_of_site ON tasks (site, state);
+CREATE TABLE IF NOT EXISTS updates (
+    run_id TEXT NOT NULL REFERENCES runs (run_id),
+    sequence INTEGER NOT NULL,
+    task_id TEXT NOT NULL UNIQUE REFERENCES tasks (task_id),
+    site TEXT NOT NULL REFERENCES sites (name),
+    started_from INTEGER NOT NULL,
+    folded_in INTEGER, staleness INTEGER, weight REAL,
+    PRIMARY KEY (run_id, sequence)
+) STRICT;
 """
+
+MIGRATIONS: Final[Mapping[int, tuple[str, ...]]] = {
+    1: (
+        "ALTER TABLE runs ADD COLUMN queue_order INTEGER NOT NULL DEFAULT 0",
+        "UPDATE runs SET queue_order = number",
+        "ALTER TABLE run_sites ADD COLUMN plan_hash TEXT",
+        (
+            "UPDATE run_sites SET plan_hash = (SELECT plan_hash FROM runs"
+            " WHERE runs.run_id = run_sites.run_id) WHERE state = 'joined'"
+        ),
+        "ALTER TABLE rounds ADD COLUMN plan_hash TEXT",
+        (
+            "UPDATE rounds SET plan_hash = (SELECT plan_hash FROM runs"
+            " WHERE runs.run_id = rounds.run_id)"
+        ),
+        (
+            "INSERT INTO plans (run_id, number, plan_hash, signed_plan, from_round, created_at,"
+            " offered_at) SELECT run_id, 0, plan_hash, signed_plan, 0, created_at, created_at"
+            " FROM runs"
+        ),
+        # Updates that arrived before there was a record of their order: those of rounds whose set
+        # was fixed are in their round, those of a round in training wait for it.
+        (
+            "INSERT INTO updates (run_id, sequence, task_id, site, started_from, folded_in, staleness,"
+            " weight) SELECT tasks.run_id,"
+            " ROW_NUMBER() OVER (PARTITION BY tasks.run_id ORDER BY tasks.rowid),"
+            " task_id, site, round - 1, CASE WHEN rounds.state = 'training' THEN NULL ELSE round END,"
+            " CASE WHEN rounds.state = 'training' THEN NULL ELSE 0 END,"
+            " CASE WHEN rounds.state = 'training' THEN NULL"
+            " ELSE CAST(json_extract(tasks.report, '$.cases') AS REAL) END"
+            " FROM tasks JOIN rounds ON rounds.run_id = tasks.run_id AND rounds.number = tasks.round"
+            " WHERE tasks.kind = 'train' AND tasks.state = 'done'"
+        ),
+    ),
+}
+"""Statements that lead from a form of the tables to the next; run after :data:`SCHEMA`."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -102,6 +161,43 @@ class RunRow:
     created_at: str
     changed_at: str
     ended_at: str | None
+    queue_order: int = 0
+
+
+@dataclass(frozen=True, slots=True)
+class PlanRow:
+    """A plan of a run: number 0 is the one submitted, the others amend the one before.
+
+    ``changes`` says in words what it changes, ``from_round`` is the first round under it (None
+    before it is in force).
+    """
+
+    run_id: str
+    number: int
+    plan_hash: str
+    signed_plan: bytes
+    changes: str
+    from_round: int | None
+    created_at: str
+    offered_at: str | None
+
+
+@dataclass(frozen=True, slots=True)
+class UpdateRow:
+    """An accepted update in the order of arrival.
+
+    ``started_from`` is the round whose model it was trained from; ``folded_in`` the round that it
+    went into, with what staleness and weight (None while it waits).
+    """
+
+    run_id: str
+    sequence: int
+    task_id: str
+    site: str
+    started_from: int
+    folded_in: int | None
+    staleness: int | None
+    weight: float | None
 
 
 @dataclass(frozen=True, slots=True)
@@ -133,18 +229,23 @@ class RoundRow:
     model_id: str | None
     aggregate_s: float | None
     words: str
+    plan_hash: str | None
 
 
 @dataclass(frozen=True, slots=True)
 class RunSiteRow:
-    """A site in a run; ``summary`` holds case counts and the data set's hash."""
+    """A site in a run; ``summary`` holds case counts and the data set's hash.
+
+    ``plan_hash`` names the plan that it approved last.
+    """
 
     run_id: str
     site: str
-    state: str
+    state: PartState
     words: str
     summary: Mapping[str, Any]
     decided_at: str | None
+    plan_hash: str | None
 
 
 @dataclass(frozen=True, slots=True)
@@ -209,7 +310,8 @@ def round_row(row: sqlite3.Row) -> RoundRow:
 
 def run_site_row(row: sqlite3.Row) -> RunSiteRow:
     """A row of ``run_sites``."""
-    return RunSiteRow(**{**dict(row), "summary": json.loads(row["summary"])})
+    fields = {"state": PartState(row["state"]), "summary": json.loads(row["summary"])}
+    return RunSiteRow(**{**dict(row), **fields})
 
 
 def task_row(row: sqlite3.Row) -> TaskRow:

@@ -148,13 +148,15 @@ class FederationService(FederationServicer):
         site = self._gate.identity(context).site
         self._registry.seen(site)
         deferred = set(request.deferred_task_ids[:MAX_DEFERRED])
+        if request.working_task_id:
+            deferred.add(request.working_task_id)
         until = time.monotonic() + min(max(request.wait_seconds, 0.0), LONGEST_POLL_S)
         while True:
             seen = self._store.signal.version
             ended = sorted(task_id for task_id in deferred if self._ended(task_id, site))
-            task = next(
-                (t for t in self._store.open_tasks(site) if t.task_id not in deferred), None
-            )
+            # A site that is at work asks only whether its task still stands.
+            due = [] if request.working_task_id else self._store.open_tasks(site)
+            task = next((t for t in due if t.task_id not in deferred), None)
             left = until - time.monotonic()
             if task is not None or ended or left <= 0 or not context.is_active():
                 break
@@ -219,6 +221,17 @@ class FederationService(FederationServicer):
         except FederationError as error:
             abort(context, error)
         return pb.ReportReply(format=MESSAGE_FORMAT, accepted=accepted, words=words)
+
+    def LeaveRun(
+        self, request: pb.LeaveRunRequest, context: grpc.ServicerContext
+    ) -> pb.LeaveRunReply:
+        """Let the site out of a run."""
+        site = self._gate.identity(context).site
+        try:
+            words = self._reports.leave(site, request.run_id, request.words)
+        except FederationError as error:
+            abort(context, error)
+        return pb.LeaveRunReply(format=MESSAGE_FORMAT, words=words)
 
     def Renew(self, request: pb.RenewRequest, context: grpc.ServicerContext) -> pb.RenewReply:
         """Certify a new key of the site that calls."""

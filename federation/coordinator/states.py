@@ -18,6 +18,8 @@ class RunState(StrEnum):
     """Kept; the initial weights are not made yet."""
     OFFERED = "offered"
     """Initial weights exist; the sites' custodians decide."""
+    QUEUED = "queued"
+    """It has its quorum and waits for its turn: other runs keep the sites busy."""
     RUNNING = "running"
     """Rounds are going on."""
     PUBLISHING = "publishing"
@@ -40,6 +42,17 @@ class RoundState(StrEnum):
     CLOSED = "closed"
 
 
+class PartState(StrEnum):
+    """A site's part in a run."""
+
+    INVITED = "invited"
+    """The plan is on its way to the custodian, or waits for a decision there."""
+    JOINED = "joined"
+    REJECTED = "rejected"
+    LEFT = "left"
+    """The site left, or was revoked; a fresh invitation brings it back."""
+
+
 class TaskState(StrEnum):
     """A task's life at one site."""
 
@@ -57,13 +70,24 @@ class TaskState(StrEnum):
 RUN_TABLE: Final[Mapping[RunState, frozenset[RunState]]] = {
     RunState.SUBMITTED: frozenset({RunState.OFFERED, RunState.STOPPED, RunState.FAILED}),
     RunState.OFFERED: frozenset(
+        {
+            RunState.QUEUED,
+            RunState.RUNNING,
+            RunState.PAUSED,
+            RunState.STOPPED,
+            RunState.FAILED,
+        }
+    ),
+    RunState.QUEUED: frozenset(
         {RunState.RUNNING, RunState.PAUSED, RunState.STOPPED, RunState.FAILED}
     ),
     RunState.RUNNING: frozenset(
         {RunState.PUBLISHING, RunState.PAUSED, RunState.STOPPED, RunState.FAILED}
     ),
     RunState.PUBLISHING: frozenset({RunState.FINISHED}),
-    RunState.PAUSED: frozenset({RunState.OFFERED, RunState.RUNNING, RunState.STOPPED}),
+    RunState.PAUSED: frozenset(
+        {RunState.OFFERED, RunState.QUEUED, RunState.RUNNING, RunState.STOPPED}
+    ),
     RunState.FINISHED: frozenset(),
     RunState.STOPPED: frozenset(),
     RunState.FAILED: frozenset(),
@@ -89,6 +113,14 @@ TASK_TABLE: Final[Mapping[TaskState, frozenset[TaskState]]] = {
     TaskState.EXPIRED: frozenset(),
 }
 """What may follow each task state."""
+
+PART_TABLE: Final[Mapping[PartState, frozenset[PartState]]] = {
+    PartState.INVITED: frozenset({PartState.JOINED, PartState.REJECTED, PartState.LEFT}),
+    PartState.JOINED: frozenset({PartState.JOINED, PartState.LEFT}),
+    PartState.REJECTED: frozenset({PartState.INVITED, PartState.LEFT}),
+    PartState.LEFT: frozenset({PartState.INVITED}),
+}
+"""What may follow each state of a site's part in a run; it ends with the run."""
 
 RUN_ENDS: Final = frozenset(state for state, after in RUN_TABLE.items() if not after)
 """Run states that nothing follows."""

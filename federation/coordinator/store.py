@@ -13,8 +13,10 @@ from typing import Any, TypeVar
 
 from federation.clock import Clock, stamp, utc_now
 from federation.coordinator.schema import (
+    MIGRATIONS,
     SCHEMA,
     STORE_FORMAT,
+    PlanRow,
     RenewalRow,
     RoundRow,
     RunRow,
@@ -22,17 +24,20 @@ from federation.coordinator.schema import (
     SiteRow,
     TaskRow,
     TokenRow,
+    UpdateRow,
     round_row,
     run_row,
     run_site_row,
     task_row,
 )
 from federation.coordinator.states import (
+    PART_TABLE,
     ROUND_TABLE,
     RUN_ENDS,
     RUN_TABLE,
     TASK_ENDS,
     TASK_TABLE,
+    PartState,
     RoundState,
     RunState,
     TaskState,
@@ -96,17 +101,34 @@ class Store:
         self._connection.row_factory = sqlite3.Row
         for pragma in ("journal_mode=WAL", "synchronous=FULL", "foreign_keys=ON"):
             self._connection.execute(f"PRAGMA {pragma}")
-        self._connection.executescript(SCHEMA)
-        self._connection.execute(
-            "INSERT OR IGNORE INTO meta VALUES ('format', ?)", (str(STORE_FORMAT),)
-        )
-        found = self._connection.execute("SELECT value FROM meta WHERE key = 'format'").fetchone()
-        if found["value"] != str(STORE_FORMAT):
+        try:
+            self._open_tables()
+        except BaseException:
             self._connection.close()
+            raise
+
+    def _open_tables(self) -> None:
+        """Make the tables, or bring those of an earlier version to the present form."""
+        ask = self._connection.execute
+        before = ask("SELECT 1 FROM sqlite_master WHERE name = 'meta'").fetchone()
+        row = ask("SELECT value FROM meta WHERE key = 'format'").fetchone() if before else None
+        found = str(STORE_FORMAT) if row is None else str(row["value"])
+        if found not in {str(STORE_FORMAT), *(str(form) for form in MIGRATIONS)}:
             raise StoreDamaged(
-                f"the state has format {found['value']}, this program reads {STORE_FORMAT}: "
+                f"the state has format {found}, this program reads {STORE_FORMAT}: "
                 "run the version that wrote it, or upgrade"
             )
+        # One transaction: a kill in between leaves the earlier form whole.
+        self._connection.executescript(f"BEGIN IMMEDIATE; {SCHEMA}")
+        try:
+            for form in range(int(found), STORE_FORMAT):
+                for statement in MIGRATIONS[form]:
+                    ask(statement)
+            ask("INSERT OR REPLACE INTO meta VALUES ('format', ?)", (str(STORE_FORMAT),))
+            ask("COMMIT")
+        finally:
+            if self._connection.in_transaction:
+                ask("ROLLBACK")
 
     def close(self) -> None:
         """Close the file."""
@@ -162,6 +184,11 @@ class Store:
         rows = self._rows("SELECT * FROM tokens WHERE token_id = ?", (token_id,))
         return TokenRow(**dict(rows[0])) if rows else None
 
+    def open_tokens(self) -> list[TokenRow]:
+        """Tokens that nobody has used yet, also those whose time is over."""
+        rows = self._rows("SELECT * FROM tokens WHERE state = 'open' ORDER BY expires")
+        return [TokenRow(**dict(row)) for row in rows]
+
     def runs(self, states: Sequence[RunState] = ()) -> list[RunRow]:
         """Runs in the order of their submission, all or those in ``states``."""
         found = [run_row(row) for row in self._rows("SELECT * FROM runs ORDER BY number")]
@@ -181,6 +208,16 @@ class Store:
                 "(see `clinode run list`)"
             )
         return (exact or found)[0]
+
+    def plans(self, run_id: str) -> list[PlanRow]:
+        """The plans of a run: the one submitted, then its amendments."""
+        sql = "SELECT * FROM plans WHERE run_id = ? ORDER BY number"
+        return [PlanRow(**dict(row)) for row in self._rows(sql, (run_id,))]
+
+    def updates(self, run_id: str) -> list[UpdateRow]:
+        """The accepted updates of a run in the order of their arrival."""
+        sql = "SELECT * FROM updates WHERE run_id = ? ORDER BY sequence"
+        return [UpdateRow(**dict(row)) for row in self._rows(sql, (run_id,))]
 
     def run_sites(self, run_id: str) -> list[RunSiteRow]:
         """The sites of a run, by name."""
@@ -213,11 +250,16 @@ class Store:
         return task_row(rows[0]) if rows else None
 
     def open_tasks(self, site: str) -> list[TaskRow]:
-        """Tasks that a site has not ended, of runs that are neither paused nor over."""
+        """Tasks that a site has not ended, of runs that are neither paused nor over.
+
+        Plans to decide on come first (a person reads them), then the run that is next in the
+        queue's order: a site works at one run after the other.
+        """
         rows = self._rows(
             "SELECT tasks.* FROM tasks JOIN runs USING (run_id) WHERE site = ?"
             " AND tasks.state IN ('open', 'taken') AND runs.state != 'paused'"
-            " ORDER BY tasks.rowid",
+            " AND (runs.state != 'queued' OR tasks.kind = 'offer')"
+            " ORDER BY tasks.kind != 'offer', runs.queue_order, runs.number, tasks.rowid",
             (site,),
         )
         return [task_row(row) for row in rows]
@@ -239,9 +281,42 @@ class Change:
         """A new run with its invited sites."""
         fields = {name: getattr(run, name) for name in RunRow.__slots__}
         self._insert("runs", {**fields, "state": run.state.value})
+        first = {"plan_hash": run.plan_hash, "signed_plan": run.signed_plan, "from_round": 0}
+        self.add_plan(run.run_id, 0, **first, offered_at=self.now)
         for site in sites:
-            self._insert("run_sites", {"run_id": run.run_id, "site": site, "state": "invited"})
+            self.invite(run.run_id, site)
         self.transitions.append(f"run:{run.state}")
+
+    def add_plan(self, run_id: str, number: int, **fields: object) -> None:
+        """A plan of a run: 0 as submitted, then its amendments."""
+        columns = {"run_id": run_id, "number": number, "created_at": self.now}
+        self._insert("plans", {**columns, **fields})
+
+    def invite(self, run_id: str, site: str) -> None:
+        """A site is asked to take part; one that was asked before is asked anew."""
+        fields = {"run_id": run_id, "site": site, "state": PartState.INVITED.value}
+        if not self._insert("run_sites", fields, ignore=True):
+            self.part(run_id, site, PartState.INVITED, words="", decided_at=None)
+
+    def part(self, run_id: str, site: str, state: PartState, **fields: object) -> None:
+        """Move a site's part in a run on, and set further columns.
+
+        Raises:
+            RunRefused: the table has no such arrow.
+        """
+        key = {"run_id": run_id, "site": site}
+        sql = "SELECT state FROM run_sites WHERE run_id = ? AND site = ?"
+        row = self.execute(sql, tuple(key.values())).fetchone()
+        _check_arrow("site's part", PART_TABLE, PartState(row["state"]), state)
+        self.set("run_sites", key, {"state": state.value, **fields})
+
+    def add_update(self, task: TaskRow) -> int:
+        """Record that a training task's update has come; gives its place in the run's order."""
+        sql = "SELECT COALESCE(MAX(sequence), 0) + 1 AS n FROM updates WHERE run_id = ?"
+        sequence = int(self.execute(sql, (task.run_id,)).fetchone()["n"])
+        fields = {"run_id": task.run_id, "sequence": sequence, "task_id": task.task_id}
+        self._insert("updates", {**fields, "site": task.site, "started_from": task.round - 1})
+        return sequence
 
     def next_run_number(self) -> int:
         """The number of the next run, from 1."""

@@ -118,10 +118,11 @@ def task_message(task: TaskRow, plan_hash: str, seconds_left: float) -> pb.Task:
         run_id=task.run_id,
         kind=cast("pb.TaskKind.ValueType", KINDS[task.kind]),
         round=task.round,
-        plan_hash=plan_hash,
+        plan_hash=task.body.get("plan_hash", plan_hash),
         payloads=[pb.Payload(**payload) for payload in task.body["payloads"]],
         splits=task.body.get("splits", ()),
         seconds_left=seconds_left,
         update_kind=task.body.get("update_kind", pb.UPDATE_KIND_UNSPECIFIED),
         attempt=task.attempt,
+        turn=task.body.get("turn", 0),
     )

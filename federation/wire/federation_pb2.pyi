@@ -328,6 +328,7 @@ class Task(_message.Message):
     SECONDS_LEFT_FIELD_NUMBER: _builtins.int
     UPDATE_KIND_FIELD_NUMBER: _builtins.int
     ATTEMPT_FIELD_NUMBER: _builtins.int
+    TURN_FIELD_NUMBER: _builtins.int
     format: _builtins.int
     task_id: _builtins.str
     run_id: _builtins.str
@@ -340,6 +341,10 @@ class Task(_message.Message):
     """The update kind that a training task asks for."""
     attempt: _builtins.int
     """Which try of this round this is, from 1."""
+    turn: _builtins.int
+    """Asynchronous training only: the how-manieth training of this site in this run, from 1. The
+    site's optimiser and random state follow it; 0 means that they follow the round.
+    """
     @_builtins.property
     def payloads(self) -> _containers.RepeatedCompositeFieldContainer[Global___Payload]: ...
     @_builtins.property
@@ -360,10 +365,11 @@ class Task(_message.Message):
         seconds_left: _builtins.float = ...,
         update_kind: Global___UpdateKind.ValueType = ...,
         attempt: _builtins.int = ...,
+        turn: _builtins.int = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["attempt", b"attempt", "format", b"format", "kind", b"kind", "payloads", b"payloads", "plan_hash", b"plan_hash", "round", b"round", "run_id", b"run_id", "seconds_left", b"seconds_left", "splits", b"splits", "task_id", b"task_id", "update_kind", b"update_kind"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["attempt", b"attempt", "format", b"format", "kind", b"kind", "payloads", b"payloads", "plan_hash", b"plan_hash", "round", b"round", "run_id", b"run_id", "seconds_left", b"seconds_left", "splits", b"splits", "task_id", b"task_id", "turn", b"turn", "update_kind", b"update_kind"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -376,8 +382,11 @@ class PollRequest(_message.Message):
     FORMAT_FIELD_NUMBER: _builtins.int
     WAIT_SECONDS_FIELD_NUMBER: _builtins.int
     DEFERRED_TASK_IDS_FIELD_NUMBER: _builtins.int
+    WORKING_TASK_ID_FIELD_NUMBER: _builtins.int
     format: _builtins.int
     wait_seconds: _builtins.float
+    working_task_id: _builtins.str
+    """The task that the site is at: nothing is handed out, the answer comes once it has ended."""
     @_builtins.property
     def deferred_task_ids(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
         """Tasks that wait for a person at the site: not offered again by this call."""
@@ -388,10 +397,11 @@ class PollRequest(_message.Message):
         format: _builtins.int = ...,
         wait_seconds: _builtins.float = ...,
         deferred_task_ids: _abc.Iterable[_builtins.str] | None = ...,
+        working_task_id: _builtins.str = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["deferred_task_ids", b"deferred_task_ids", "format", b"format", "wait_seconds", b"wait_seconds"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["deferred_task_ids", b"deferred_task_ids", "format", b"format", "wait_seconds", b"wait_seconds", "working_task_id", b"working_task_id"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -409,7 +419,7 @@ class PollReply(_message.Message):
     def task(self) -> Global___Task: ...
     @_builtins.property
     def ended_task_ids(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
-        """Deferred tasks that ended meanwhile."""
+        """Deferred tasks, or the task that the site is at, that ended meanwhile."""
 
     def __init__(
         self,
@@ -761,6 +771,55 @@ class TaskReport(_message.Message):
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
 Global___TaskReport: _TypeAlias = TaskReport  # noqa: Y015
+
+@_typing.final
+class LeaveRunRequest(_message.Message):
+    DESCRIPTOR: _descriptor.Descriptor
+
+    FORMAT_FIELD_NUMBER: _builtins.int
+    RUN_ID_FIELD_NUMBER: _builtins.int
+    WORDS_FIELD_NUMBER: _builtins.int
+    format: _builtins.int
+    run_id: _builtins.str
+    words: _builtins.str
+    """Why; names nobody."""
+    def __init__(
+        self,
+        *,
+        format: _builtins.int = ...,
+        run_id: _builtins.str = ...,
+        words: _builtins.str = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["format", b"format", "run_id", b"run_id", "words", b"words"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___LeaveRunRequest: _TypeAlias = LeaveRunRequest  # noqa: Y015
+
+@_typing.final
+class LeaveRunReply(_message.Message):
+    DESCRIPTOR: _descriptor.Descriptor
+
+    FORMAT_FIELD_NUMBER: _builtins.int
+    WORDS_FIELD_NUMBER: _builtins.int
+    format: _builtins.int
+    words: _builtins.str
+    """What follows from it."""
+    def __init__(
+        self,
+        *,
+        format: _builtins.int = ...,
+        words: _builtins.str = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["format", b"format", "words", b"words"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___LeaveRunReply: _TypeAlias = LeaveRunReply  # noqa: Y015
 
 @_typing.final
 class ReportReply(_message.Message):

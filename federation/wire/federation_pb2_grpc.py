@@ -140,6 +140,11 @@ class FederationStub:
                 request_serializer=federation_dot_wire_dot_federation__pb2.TaskReport.SerializeToString,
                 response_deserializer=federation_dot_wire_dot_federation__pb2.ReportReply.FromString,
                 _registered_method=True)
+        self.LeaveRun = channel.unary_unary(
+                '/clinode.federation.v1.Federation/LeaveRun',
+                request_serializer=federation_dot_wire_dot_federation__pb2.LeaveRunRequest.SerializeToString,
+                response_deserializer=federation_dot_wire_dot_federation__pb2.LeaveRunReply.FromString,
+                _registered_method=True)
         self.Renew = channel.unary_unary(
                 '/clinode.federation.v1.Federation/Renew',
                 request_serializer=federation_dot_wire_dot_federation__pb2.RenewRequest.SerializeToString,
@@ -192,6 +197,13 @@ class FederationServicer:
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
+    def LeaveRun(self, request, context):
+        """The site takes no further part in a run; its open tasks end. Repeating it changes nothing.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
     def Renew(self, request, context):
         """Certifies a new key of the calling site. The same key gets the same certificate again.
         """
@@ -231,6 +243,11 @@ def add_FederationServicer_to_server(servicer, server):
                     servicer.ReportTask,
                     request_deserializer=federation_dot_wire_dot_federation__pb2.TaskReport.FromString,
                     response_serializer=federation_dot_wire_dot_federation__pb2.ReportReply.SerializeToString,
+            ),
+            'LeaveRun': grpc.unary_unary_rpc_method_handler(
+                    servicer.LeaveRun,
+                    request_deserializer=federation_dot_wire_dot_federation__pb2.LeaveRunRequest.FromString,
+                    response_serializer=federation_dot_wire_dot_federation__pb2.LeaveRunReply.SerializeToString,
             ),
             'Renew': grpc.unary_unary_rpc_method_handler(
                     servicer.Renew,
@@ -401,6 +418,33 @@ class Federation:
             '/clinode.federation.v1.Federation/ReportTask',
             federation_dot_wire_dot_federation__pb2.TaskReport.SerializeToString,
             federation_dot_wire_dot_federation__pb2.ReportReply.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def LeaveRun(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/clinode.federation.v1.Federation/LeaveRun',
+            federation_dot_wire_dot_federation__pb2.LeaveRunRequest.SerializeToString,
+            federation_dot_wire_dot_federation__pb2.LeaveRunReply.FromString,
             options,
             channel_credentials,
             insecure,

@@ -74,6 +74,8 @@ class FederationStub:
     """Continues an upload at the offset that StatObject gave."""
     ReportTask: _grpc.UnaryUnaryMultiCallable[_federation_pb2.TaskReport, _federation_pb2.ReportReply]
     """Ends a task. Repeating it changes nothing."""
+    LeaveRun: _grpc.UnaryUnaryMultiCallable[_federation_pb2.LeaveRunRequest, _federation_pb2.LeaveRunReply]
+    """The site takes no further part in a run; its open tasks end. Repeating it changes nothing."""
     Renew: _grpc.UnaryUnaryMultiCallable[_federation_pb2.RenewRequest, _federation_pb2.RenewReply]
     """Certifies a new key of the calling site. The same key gets the same certificate again."""
 
@@ -93,6 +95,8 @@ class FederationAsyncStub(FederationStub):
     """Continues an upload at the offset that StatObject gave."""
     ReportTask: _aio.UnaryUnaryMultiCallable[_federation_pb2.TaskReport, _federation_pb2.ReportReply]  # type: ignore[assignment]
     """Ends a task. Repeating it changes nothing."""
+    LeaveRun: _aio.UnaryUnaryMultiCallable[_federation_pb2.LeaveRunRequest, _federation_pb2.LeaveRunReply]  # type: ignore[assignment]
+    """The site takes no further part in a run; its open tasks end. Repeating it changes nothing."""
     Renew: _aio.UnaryUnaryMultiCallable[_federation_pb2.RenewRequest, _federation_pb2.RenewReply]  # type: ignore[assignment]
     """Certifies a new key of the calling site. The same key gets the same certificate again."""
 
@@ -145,6 +149,14 @@ class FederationServicer(metaclass=_abc_1.ABCMeta):
         context: _ServicerContext,
     ) -> _typing.Union[_federation_pb2.ReportReply, _abc.Awaitable[_federation_pb2.ReportReply]]:
         """Ends a task. Repeating it changes nothing."""
+
+    @_abc_1.abstractmethod
+    def LeaveRun(
+        self,
+        request: _federation_pb2.LeaveRunRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_federation_pb2.LeaveRunReply, _abc.Awaitable[_federation_pb2.LeaveRunReply]]:
+        """The site takes no further part in a run; its open tasks end. Repeating it changes nothing."""
 
     @_abc_1.abstractmethod
     def Renew(
