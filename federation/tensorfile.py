@@ -19,7 +19,7 @@ from typing import Any, Final
 import numpy as np
 from numpy.typing import NDArray
 
-from federation.errors import TensorFileRefused
+from federation.errors import TensorFileRefused, UpdateRefused
 
 MAX_HEADER_BYTES: Final = 16 << 20
 MAX_TENSORS: Final = 100_000
@@ -28,6 +28,8 @@ _DTYPES: Final[Mapping[str, str]] = {
     "F64": "<f8",
     "F32": "<f4",
     "F16": "<f2",
+    # NumPy has no bfloat16: its bits.
+    "BF16": "<u2",
     "I64": "<i8",
     "I32": "<i4",
     "I16": "<i2",
@@ -35,6 +37,11 @@ _DTYPES: Final[Mapping[str, str]] = {
     "U8": "|u1",
     "BOOL": "|b1",
 }
+ENCODED_ONLY: Final = frozenset({"BF16"})
+"""Types in which an update may travel, never a model (see :mod:`federation.encoding`)."""
+AVERAGED: Final = frozenset(_DTYPES) - ENCODED_ONLY
+Layout = Mapping[str, tuple[str, tuple[int, ...]]]
+"""Name of a tensor to its safetensors type and its shape."""
 _BLOCK: Final = 1 << 18
 """Elements of one step through a large tensor (2 MiB as float64)."""
 
@@ -82,6 +89,11 @@ class TensorFile:
     tensors: Mapping[str, TensorSpec]
     size: int
 
+    @property
+    def layout(self) -> Layout:
+        """Types and shapes, without places."""
+        return {name: (spec.dtype, spec.shape) for name, spec in self.tensors.items()}
+
     def flat(self, name: str, *, writable: bool = False) -> NDArray[Any]:
         """One tensor as a one-dimensional memory map; empty tensors give an empty array."""
         spec = self.tensors[name]
@@ -103,8 +115,12 @@ def blocks(count: int) -> Iterator[slice]:
         yield slice(begin, min(begin + _BLOCK, count))
 
 
-def open_tensors(path: Path) -> TensorFile:
+def open_tensors(path: Path, types: frozenset[str] = AVERAGED) -> TensorFile:
     """Read and check a file's header.
+
+    Args:
+        path: the file.
+        types: safetensors' names of the types that may stand in it.
 
     Raises:
         TensorFileRefused: the file is not well-formed or uses a type that is not averaged here.
@@ -130,7 +146,7 @@ def open_tensors(path: Path) -> TensorFile:
     document.pop("__metadata__", None)
     if not 0 < len(document) <= MAX_TENSORS:
         raise TensorFileRefused(f"{len(document)} tensors; 1 to {MAX_TENSORS} are taken")
-    tensors = {name: _spec(entry) for name, entry in document.items()}
+    tensors = {name: _spec(entry, types) for name, entry in document.items()}
     ordered = dict(sorted(tensors.items(), key=lambda item: (item[1].begin, item[1].end)))
     _check_cover(ordered, size - 8 - length)
     return TensorFile(path, prefix + raw, ordered, size)
@@ -140,12 +156,12 @@ def _is_count(value: object) -> bool:
     return isinstance(value, int) and not isinstance(value, bool) and 0 <= value < 1 << 48
 
 
-def _spec(entry: object) -> TensorSpec:
+def _spec(entry: object, types: frozenset[str]) -> TensorSpec:
     if not isinstance(entry, dict) or set(entry) != {"dtype", "shape", "data_offsets"}:
         raise TensorFileRefused("a tensor's entry does not have dtype, shape and data_offsets")
     dtype, shape, offsets = entry["dtype"], entry["shape"], entry["data_offsets"]
-    if not isinstance(dtype, str) or dtype not in _DTYPES:
-        raise TensorFileRefused(f"a tensor has a type that is not averaged ({str(dtype)[:16]})")
+    if not isinstance(dtype, str) or dtype not in types:
+        raise TensorFileRefused(f"a tensor has a type that is not taken ({str(dtype)[:16]})")
     if (
         not isinstance(shape, list)
         or len(shape) > MAX_DIMENSIONS
@@ -169,11 +185,69 @@ def _check_cover(tensors: Mapping[str, TensorSpec], data_size: int) -> None:
         raise TensorFileRefused(f"the tensors end at byte {at}, the data at byte {data_size}")
 
 
+def check_layout(found: TensorFile, wanted: Layout) -> None:
+    """Check names, shapes and types.
+
+    Raises:
+        UpdateRefused: the first difference, in words.
+    """
+    missing = [name for name in wanted if name not in found.tensors]
+    if missing:
+        raise UpdateRefused(
+            f"{len(missing)} of {len(wanted)} tensors are missing, first {missing[0]}"
+        )
+    if further := len(found.tensors) - len(wanted):
+        raise UpdateRefused(f"{further} tensors that the model does not have")
+    for name, (dtype, shape) in wanted.items():
+        spec = found.tensors[name]
+        if spec.shape != shape:
+            raise UpdateRefused(
+                f"tensor {name} has shape {list(spec.shape)}, expected {list(shape)}"
+            )
+        if spec.dtype != dtype:
+            raise UpdateRefused(f"tensor {name} has type {spec.dtype}, expected {dtype}")
+
+
 def create_like(reference: TensorFile, path: Path) -> TensorFile:
     """A new file at ``path`` with the reference's header and zeros, to be filled in place."""
-    with path.open("wb") as stream:
-        stream.write(reference.header)
+    made = TensorFile(path, reference.header, reference.tensors, reference.size)
+    _allocate(made)
+    return made
+
+
+def laid_out(path: Path, layout: Layout) -> TensorFile:
+    """How a file at ``path`` with these tensors looks; equal layouts give equal headers.
+
+    Wide types come first, so that every tensor lies aligned.
+    """
+    widths = {name: np.dtype(_DTYPES[dtype]).itemsize for name, (dtype, _) in layout.items()}
+    tensors: dict[str, TensorSpec] = {}
+    at = 0
+    for name in sorted(layout, key=lambda name: (-widths[name], name)):
+        dtype, shape = layout[name]
+        end = at + math.prod(shape) * widths[name]
+        tensors[name] = TensorSpec(dtype, shape, at, end)
+        at = end
+    document = {
+        name: {"dtype": t.dtype, "shape": list(t.shape), "data_offsets": [t.begin, t.end]}
+        for name, t in tensors.items()
+    }
+    raw = json.dumps(document, separators=(",", ":")).encode()
+    raw += b" " * (-len(raw) % 8)
+    header = struct.pack("<Q", len(raw)) + raw
+    return TensorFile(path, header, tensors, len(header) + at)
+
+
+def create(path: Path, layout: Layout) -> TensorFile:
+    """A new file at ``path`` with these tensors, all zeros, to be filled in place."""
+    made = laid_out(path, layout)
+    _allocate(made)
+    return made
+
+
+def _allocate(file: TensorFile) -> None:
+    with file.path.open("wb") as stream:
+        stream.write(file.header)
         stream.flush()
         # A map onto space that is not there ends in SIGBUS: have it, or fail in words now.
-        os.posix_fallocate(stream.fileno(), 0, reference.size)
-    return TensorFile(path, reference.header, reference.tensors, reference.size)
+        os.posix_fallocate(stream.fileno(), 0, file.size)

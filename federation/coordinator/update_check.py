@@ -10,7 +10,7 @@ from typing import Final
 import numpy as np
 
 from federation.errors import UpdateRefused
-from federation.tensorfile import TensorFile, blocks, open_tensors
+from federation.tensorfile import blocks, check_layout, open_tensors
 
 DEFAULT_NORM_RATIO: Final = 1000.0
 """An update that moves the model by more than this times the model's own norm is refused."""
@@ -64,7 +64,7 @@ def check_update(
         UpdateRefused: keys, shape, type, finite values or norm; the first problem in words.
     """
     update, model = open_tensors(path), open_tensors(reference)
-    _check_form(update, model)
+    check_layout(update, model.layout)
     difference = magnitude = 0.0
     for name, spec in model.tensors.items():
         if not spec.floating:
@@ -87,22 +87,3 @@ def check_update(
             f"{global_norm:.3g}: more than {norm_ratio:g} times is refused"
         )
     return UpdateFacts(norm, global_norm)
-
-
-def _check_form(update: TensorFile, model: TensorFile) -> None:
-    missing = [name for name in model.tensors if name not in update.tensors]
-    if missing:
-        raise UpdateRefused(
-            f"{len(missing)} of {len(model.tensors)} tensors are missing, first {missing[0]}"
-        )
-    further = len(update.tensors) - len(model.tensors)
-    if further:
-        raise UpdateRefused(f"{further} tensors that the model does not have")
-    for name, spec in model.tensors.items():
-        other = update.tensors[name]
-        if other.shape != spec.shape:
-            raise UpdateRefused(
-                f"tensor {name} has shape {list(other.shape)}, expected {list(spec.shape)}"
-            )
-        if other.dtype != spec.dtype:
-            raise UpdateRefused(f"tensor {name} has type {other.dtype}, expected {spec.dtype}")
