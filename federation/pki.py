@@ -19,16 +19,13 @@ from cryptography import x509
 from cryptography.exceptions import InvalidSignature
 from cryptography.hazmat.primitives import hashes
 from cryptography.hazmat.primitives.asymmetric import ec
-from cryptography.hazmat.primitives.serialization import (
-    Encoding,
-    NoEncryption,
-    PrivateFormat,
-    load_pem_private_key,
-)
+from cryptography.hazmat.primitives.serialization import Encoding
 from cryptography.x509.oid import ExtendedKeyUsageOID, NameOID
 
-from federation.canonical import write_atomically
 from federation.errors import EnrolmentRefused, SettingsRefused
+from federation.keyfile import key_pem, load_key
+from federation.keyfile import save_key as save_key
+from federation.signing import AuthoritySigner, SignerKey
 
 SERVER_NAME: Final = "coordinator.clinode.internal"
 """The name that every coordinator's certificate carries: sites check it, whatever the address."""
@@ -81,11 +78,6 @@ def new_key() -> ec.EllipticCurvePrivateKey:
     return ec.generate_private_key(ec.SECP256R1())
 
 
-def key_pem(key: ec.EllipticCurvePrivateKey) -> bytes:
-    """A private key in PKCS#8 PEM, not encrypted: for a file of mode 0600 only."""
-    return key.private_bytes(Encoding.PEM, PrivateFormat.PKCS8, NoEncryption())
-
-
 def fingerprint(certificate: x509.Certificate) -> str:
     """SHA-256 of the certificate's DER bytes in hexadecimal."""
     return hashlib.sha256(certificate.public_bytes(Encoding.DER)).hexdigest()
@@ -131,9 +123,17 @@ def _usage(*, authority: bool) -> x509.KeyUsage:
     )
 
 
-def make_authority(project: str, now: dt.datetime) -> KeyPair:
-    """A self-signed certificate authority for one project, valid for ten years."""
-    key = new_key()
+def make_authority(
+    project: str, now: dt.datetime, signer: AuthoritySigner | None = None
+) -> KeyPair:
+    """A self-signed certificate authority for one project, valid for ten years.
+
+    Args:
+        project: the project's name.
+        now: the present time.
+        signer: the authority's key; None makes one.
+    """
+    key = new_key() if signer is None else SignerKey(signer)
     name = _name("clinode project authority", project)
     certificate = (
         x509.CertificateBuilder()
@@ -203,6 +203,18 @@ def issue_server(
     return KeyPair(key, _issue(authority, leaf, now))
 
 
+def server_hosts(certificate: x509.Certificate) -> set[str]:
+    """Names and addresses that a coordinator's certificate is for."""
+    try:
+        names = certificate.extensions.get_extension_for_class(x509.SubjectAlternativeName).value
+    except x509.ExtensionNotFound:
+        return set()
+    return {
+        *names.get_values_for_type(x509.DNSName),
+        *(str(address) for address in names.get_values_for_type(x509.IPAddress)),
+    }
+
+
 def signing_request(key: ec.EllipticCurvePrivateKey, site: str, project: str) -> bytes:
     """A signing request for a site's key, PEM. Only this travels, never the key."""
     builder = x509.CertificateSigningRequestBuilder().subject_name(_name(site, project))
@@ -257,27 +269,23 @@ def issue_site(
     return _issue(authority, leaf, now)
 
 
-def save_key(path: Path, key: ec.EllipticCurvePrivateKey) -> None:
-    """Write a private key with mode 0600."""
-    write_atomically(path, key_pem(key), mode=0o600)
-
-
-def load_pair(key: Path, certificate: Path) -> KeyPair:
+def load_pair(key: Path, certificate: Path, passphrase: bytes | None = None) -> KeyPair:
     """Read a key and its certificate.
 
     Raises:
-        SettingsRefused: a file is missing, cannot be read, or the two do not belong together.
+        SettingsRefused: a file is missing, cannot be read, others may read the key, its passphrase
+            is missing or wrong, or the two do not belong together.
     """
     try:
-        private = load_pem_private_key(key.read_bytes(), None)
+        private = load_key(key, passphrase)
         public = x509.load_pem_x509_certificate(certificate.read_bytes())
     except OSError as error:
         raise SettingsRefused(
             f"{key.name} or {certificate.name} cannot be read ({error.strerror}): "
             "has `init` or `enrol` been run on this home?"
         ) from error
-    except (ValueError, TypeError) as error:
-        raise SettingsRefused(f"{key.name} or {certificate.name} is not PEM") from error
+    except ValueError as error:
+        raise SettingsRefused(f"{certificate.name} is not PEM") from error
     if not isinstance(private, ec.EllipticCurvePrivateKey):
         raise SettingsRefused(f"{key.name} holds no ECDSA key")
     if private.public_key() != public.public_key():

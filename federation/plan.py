@@ -21,7 +21,7 @@ from typing import Annotated, Any, Final, Literal, Self
 
 import rfc8785
 from cryptography.exceptions import InvalidSignature
-from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey, Ed25519PublicKey
+from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PublicKey
 from cryptography.hazmat.primitives.serialization import Encoding, PublicFormat
 from pydantic import (
     AfterValidator,
@@ -38,6 +38,7 @@ from federation.errors import PlanRefused, SignatureRefused
 from federation.plan_part import PlanPart
 from federation.preparation import NORMALISATIONS
 from federation.preparation import Preparation as Preparation
+from federation.signing import PlanSigner
 from federation.strategy_spec import LATE_UPDATES, MODES
 from federation.strategy_spec import StrategySpec as StrategySpec
 from federation.update_spec import COMPRESSIONS, ENCODINGS
@@ -493,8 +494,8 @@ def signed_plan(canonical: bytes, signature: bytes, public_key: bytes) -> Signed
     return signed
 
 
-def sign(plan: Plan, key: Ed25519PrivateKey) -> SignedPlan:
-    """Sign a plan with the data scientist's key."""
+def sign(plan: Plan, key: PlanSigner) -> SignedPlan:
+    """Sign a plan with the data scientist's key, wherever that is."""
     canonical = canonical_json(plan)
     return SignedPlan(
         plan=plan,

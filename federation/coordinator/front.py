@@ -17,7 +17,7 @@ import tempfile
 import threading
 import time
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 
 import structlog
@@ -51,6 +51,7 @@ class FrontSettings:
         authority: the project's authority, PEM: the only root.
         handshake_s: whole time a handshake may take.
         max_connections: connections held at once.
+        passphrase: what covers the key; None for a plain file.
     """
 
     host: str
@@ -60,6 +61,7 @@ class FrontSettings:
     authority: Path
     handshake_s: float = 10.0
     max_connections: int = 256
+    passphrase: bytes | None = field(default=None, repr=False)
 
 
 Refused = Callable[[Cause, str], None]
@@ -115,6 +117,13 @@ class TlsFront:
         for thread in threads:
             thread.join(5)
         shutil.rmtree(self._folder, ignore_errors=True)
+
+    def reload(self) -> None:
+        """Show the certificate and believe the authorities that the files hold now.
+
+        Connections that stand are left as they are.
+        """
+        self._context = _server_context(self._settings)
 
     def identity(self, peer: str) -> Identity | None:
         """The certificate behind ``context.peer()`` of a call; None where nobody came this way."""
@@ -202,7 +211,8 @@ def _server_context(settings: FrontSettings) -> ssl.SSLContext:
     context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
     context.minimum_version = ssl.TLSVersion.TLSv1_2
     context.verify_mode = ssl.CERT_REQUIRED
-    context.load_cert_chain(settings.certificate, settings.key)
+    # Never None: OpenSSL would ask at the terminal for the passphrase of a covered key.
+    context.load_cert_chain(settings.certificate, settings.key, settings.passphrase or b"")
     context.load_verify_locations(cafile=str(settings.authority))
     context.set_alpn_protocols(["h2"])
     context.options |= ssl.OP_NO_RENEGOTIATION | ssl.OP_NO_COMPRESSION

@@ -12,21 +12,14 @@ from types import FrameType
 
 import grpc
 import structlog
-from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
-from cryptography.hazmat.primitives.serialization import (
-    Encoding,
-    NoEncryption,
-    PrivateFormat,
-    load_pem_private_key,
-)
 
 from federation.audit_chain import AuditChain
-from federation.canonical import write_atomically
 from federation.clock import Clock, utc_now
 from federation.coordinator.causes import Cause
 from federation.coordinator.control import ControlService, bind_control
 from federation.coordinator.engine import Engine, EngineParts, Initialiser
 from federation.coordinator.front import FrontSettings, TlsFront
+from federation.coordinator.keyring import KeyRing, make_keys
 from federation.coordinator.limits import RefusalLog
 from federation.coordinator.objects import ObjectStore
 from federation.coordinator.records import RunRecords
@@ -42,9 +35,11 @@ from federation.coordinator.settings import (
     save_settings,
 )
 from federation.coordinator.store import Observer, Store
+from federation.coordinator.upkeep import Upkeep, enrolment_credentials, thresholds_of
 from federation.errors import SettingsRefused
-from federation.pki import issue_server, load_pair, make_authority, save_key
+from federation.keyfile import read_passphrase
 from federation.plan import SignedPlan
+from federation.signing import KeySource
 from federation.trainer import InitialiseJob, Trainer, TrainerResources
 from federation.wire.federation_pb2_grpc import (
     add_EnrolmentServicer_to_server,
@@ -58,36 +53,36 @@ _log = structlog.get_logger(__name__)
 
 
 def init_coordinator(
-    home: Path, settings: CoordinatorSettings, *, clock: Clock = utc_now
+    home: Path,
+    settings: CoordinatorSettings,
+    *,
+    clock: Clock = utc_now,
+    keys: KeySource | None = None,
 ) -> CoordinatorSettings:
     """Make a coordinator's home: authority, certificates, plan-signing key, settings.
 
-    A home that has its authority keeps it, whatever else is missing: it is never made anew.
+    A home that is in use keeps its authority and its plan key: they are never made anew. Of its
+    settings only what ``settings`` was explicitly given changes.
+
+    Args:
+        home: the folder.
+        settings: project and addresses.
+        clock: wall clock.
+        keys: where the signing keys are; None makes them in files.
 
     Raises:
-        SettingsRefused: the home belongs to another project.
+        SettingsRefused: the home belongs to another project, or its authority is missing.
     """
     paths = Home(home)
     home.mkdir(parents=True, exist_ok=True)
     paths.keys.mkdir(mode=0o700, exist_ok=True)
-    if paths.settings.exists() and load_settings(paths.settings).project != settings.project:
-        raise SettingsRefused("this home belongs to another project: take another folder")
-    now = clock()
-    if not paths.authority.exists():
-        authority = make_authority(settings.project, now)
-        save_key(paths.authority_key, authority.key)
-        write_atomically(paths.authority, authority.certificate_pem())
-    authority = load_pair(paths.authority_key, paths.authority)
-    server = issue_server(authority, settings.project, (settings.host, "localhost"), now)
-    save_key(paths.server_key, server.key)
-    write_atomically(paths.server, server.certificate_pem())
-    chain = server.certificate_pem() + authority.certificate_pem()
-    write_atomically(paths.enrolment_chain, chain)
-    if not paths.plan_key.exists():
-        pem = Ed25519PrivateKey.generate().private_bytes(
-            Encoding.PEM, PrivateFormat.PKCS8, NoEncryption()
-        )
-        write_atomically(paths.plan_key, pem, mode=0o600)
+    if paths.settings.exists():
+        present = load_settings(paths.settings)
+        if present.project != settings.project:
+            raise SettingsRefused("this home belongs to another project: take another folder")
+        given = {name: getattr(settings, name) for name in settings.model_fields_set}
+        settings = present.model_copy(update=given)
+    make_keys(paths, settings, clock(), keys)
     save_settings(paths.settings, settings)
     return settings
 
@@ -107,12 +102,14 @@ class CoordinatorOptions:
         capture: folder that gets every serialised message, None for none.
         initialiser: makes initial weights.
         clock: wall clock.
+        keys: where the signing keys are; None takes the home's files.
     """
 
     observer: Observer | None = None
     capture: Path | None = None
     initialiser: Initialiser = trainer_initialiser
     clock: Clock = utc_now
+    keys: KeySource | None = None
 
 
 class Coordinator:
@@ -131,13 +128,20 @@ class Coordinator:
         self.home = Home(home)
         self.settings = load_settings(self.home.settings)
         self._options = options
+        self.keys = KeyRing(
+            self.home,
+            self.settings,
+            clock=options.clock,
+            keys=options.keys,
+            passphrase=read_passphrase(self.settings.key_passphrase),
+        )
         self.audit = AuditChain(self.home.audit, options.clock)
         self.store = Store(self.home.state, options.clock, options.observer)
         self.objects = ObjectStore(self.home.objects)
         self.registry = Registry(
             self.store,
             self.audit,
-            load_pair(self.home.authority_key, self.home.authority),
+            self.keys.authority,
             self._project(),
             options.clock,
         )
@@ -154,6 +158,7 @@ class Coordinator:
                 patience_s=self.settings.patience_s,
             )
         )
+        self.upkeep = Upkeep(self.keys, self.store, thresholds_of(self.settings), options.clock)
         self._servers: list[grpc.Server] = []
         self._front: TlsFront | None = None
 
@@ -165,12 +170,15 @@ class Coordinator:
     def start(self) -> None:
         """Serve: federation, enrolment, control, and the engine."""
         bind = self.settings.bind or self.settings.host
+        self.keys.ensure_server()
         backend = self.home.folder / "work"
         backend.mkdir(parents=True, exist_ok=True)
         self._front = self._start_federation(bind)
         self._start_enrolment(bind)
+        self.upkeep.on_renewed(self._front.reload)
+        self.upkeep.start()
         runs = Runs(
-            self.store, self.registry, self.engine, self._records, self._plan_key(), self.audit
+            self.store, self.registry, self.engine, self._records, self.keys.plan(), self.audit
         )
         self._servers.append(
             bind_control(ControlService(runs, self.settings, self._front), self.control_path)
@@ -181,6 +189,7 @@ class Coordinator:
 
     def stop(self) -> None:
         """End everything in order; what is under way continues at the next start."""
+        self.upkeep.stop()
         for server in self._servers:
             server.stop(0.5).wait()
         if self._front is not None:
@@ -219,7 +228,8 @@ class Coordinator:
                 port=self.settings.federation_port,
                 certificate=self.home.server,
                 key=self.home.server_key,
-                authority=self.home.authority,
+                authority=self.home.authorities,
+                passphrase=self.keys.passphrase,
             ),
             backend,
             _refused,
@@ -242,9 +252,7 @@ class Coordinator:
         return front
 
     def _start_enrolment(self, bind: str) -> None:
-        credentials = grpc.ssl_server_credentials(
-            [(self.home.server_key.read_bytes(), self.home.enrolment_chain.read_bytes())]
-        )
+        credentials = enrolment_credentials(self.keys)
         server = grpc.server(
             ThreadPoolExecutor(4, thread_name_prefix="enrolment"),
             interceptors=[Guard(admit_everybody, self._recorder())],
@@ -256,12 +264,6 @@ class Coordinator:
         server.add_secure_port(f"{address}:{self.settings.enrolment_port}", credentials)
         server.start()
         self._servers.append(server)
-
-    def _plan_key(self) -> Ed25519PrivateKey:
-        key = load_pem_private_key(self.home.plan_key.read_bytes(), None)
-        if not isinstance(key, Ed25519PrivateKey):
-            raise SettingsRefused(f"{self.home.plan_key.name} holds no Ed25519 key")
-        return key
 
 
 def run_coordinator(

@@ -6,8 +6,6 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
-
 from federation.audit_chain import AuditChain
 from federation.coordinator.engine import ACTIVE, Engine
 from federation.coordinator.records import RunRecords
@@ -19,6 +17,7 @@ from federation.coordinator.views import run_detail, run_view, site_view
 from federation.enrolment.token import EnrolmentToken
 from federation.errors import RunRefused
 from federation.plan import Plan, sign
+from federation.signing import PlanSigner
 
 
 class Runs:
@@ -39,7 +38,7 @@ class Runs:
         registry: Registry,
         engine: Engine,
         records: RunRecords,
-        key: Ed25519PrivateKey,
+        key: PlanSigner,
         audit: AuditChain,
     ) -> None:
         self.store = store

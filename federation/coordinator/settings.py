@@ -33,6 +33,11 @@ class CoordinatorSettings(BaseModel):
         token_hours: default validity of an enrolment token.
         patience_s: how long a run with quorum waits for undecided sites before it starts.
         update_norm_ratio: largest norm of an update's change, in norms of the global model.
+        key_passphrase: where the passphrase of the key files is: empty for none,
+            ``credential:NAME`` (systemd), ``file:PATH``, ``environment:NAME`` or ``prompt``.
+        certificate_warning_days: warns so long before a site's or its own certificate ends.
+        authority_warning_days: warns so long before the project's authority ends.
+        token_warning_hours: warns so long before an unused token ends.
     """
 
     model_config = ConfigDict(frozen=True, extra="forbid")
@@ -46,6 +51,10 @@ class CoordinatorSettings(BaseModel):
     token_hours: Annotated[float, Field(gt=0, le=24 * 60)] = 72.0
     patience_s: Annotated[float, Field(ge=0, le=30 * 86_400)] = 600.0
     update_norm_ratio: Annotated[float, Field(gt=0)] = DEFAULT_NORM_RATIO
+    key_passphrase: Annotated[str, StringConstraints(max_length=300)] = ""
+    certificate_warning_days: Annotated[int, Field(ge=1, le=365)] = 30
+    authority_warning_days: Annotated[int, Field(ge=1, le=3650)] = 365
+    token_warning_hours: Annotated[float, Field(ge=0, le=24 * 60)] = 24.0
 
     def address(self, port: int) -> str:
         """``host:port`` with an IPv6 host in brackets."""
@@ -68,6 +77,7 @@ class Home:
         self.authority = self.keys / "ca.crt"
         self.server_key = self.keys / "coordinator.key"
         self.server = self.keys / "coordinator.crt"
+        self.authorities = self.keys / "authorities.crt"
         self.enrolment_chain = self.keys / "enrolment-chain.crt"
         self.plan_key = self.keys / "plan.key"
 

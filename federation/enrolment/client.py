@@ -17,18 +17,18 @@ from typing import Any, Final, cast
 import grpc
 from cryptography import x509
 from cryptography.hazmat.primitives.asymmetric import ec
-from cryptography.hazmat.primitives.serialization import Encoding, load_pem_private_key
+from cryptography.hazmat.primitives.serialization import Encoding
 
 from federation.canonical import read_json, write_atomically, write_json
 from federation.clock import Clock, utc_now
 from federation.enrolment.token import EnrolmentToken, parse_token
 from federation.errors import CoordinatorUnreachable, EnrolmentRefused
+from federation.keyfile import load_key, save_key
 from federation.node.tunnel import Tunnel
 from federation.pki import (
     SERVER_NAME,
     common_name,
     fingerprint,
-    key_pem,
     load_pair,
     new_key,
     serial_of,
@@ -70,13 +70,18 @@ class SiteIdentity:
         return f"SiteIdentity(site={self.site!r}, serial={self.serial!r})"
 
 
-def load_identity(keys_dir: Path) -> SiteIdentity:
+def load_identity(keys_dir: Path, passphrase: bytes | None = None) -> SiteIdentity:
     """Read what :func:`enrol` wrote.
 
+    Args:
+        keys_dir: the node's keys.
+        passphrase: what covers the key; None for a plain file of mode 0600.
+
     Raises:
-        SettingsRefused: this node is not enrolled, or a file does not fit the others.
+        SettingsRefused: this node is not enrolled, a file does not fit the others, or the key is
+            open to others.
     """
-    pair = load_pair(keys_dir / KEY_FILE, keys_dir / CERTIFICATE_FILE)
+    pair = load_pair(keys_dir / KEY_FILE, keys_dir / CERTIFICATE_FILE, passphrase)
     document = cast("dict[str, Any]", read_json(keys_dir / COORDINATOR_FILE))
     return SiteIdentity(
         site=common_name(pair.certificate.subject),
@@ -133,16 +138,16 @@ def pinned_authority(
     )
 
 
-def _own_key(keys_dir: Path) -> ec.EllipticCurvePrivateKey:
+def _own_key(keys_dir: Path, passphrase: bytes | None) -> ec.EllipticCurvePrivateKey:
     """The key of an earlier, unfinished try, or a fresh one, already on disk."""
     path = keys_dir / KEY_FILE
     if path.exists():
-        kept = load_pem_private_key(path.read_bytes(), None)
+        kept = load_key(path, passphrase)
         if isinstance(kept, ec.EllipticCurvePrivateKey):
             return kept
         raise EnrolmentRefused(f"{KEY_FILE} holds no ECDSA key: move it away and enrol again")
     key = new_key()
-    write_atomically(path, key_pem(key), mode=0o600)
+    save_key(path, key, passphrase)
     return key
 
 
@@ -184,11 +189,20 @@ def enrol(
     *,
     clock: Clock = utc_now,
     proxy: Proxy | None = None,
+    passphrase: bytes | None = None,
 ) -> SiteIdentity:
     """Join a project: make a key here, have it certified, keep both with the authority.
 
     Writes ``node.key`` (0600), ``node.crt``, ``ca.crt`` and ``coordinator.json`` below
     ``keys_dir``. Interrupted, it can be repeated with the same token.
+
+    Args:
+        token: as the coordinator printed it, or the file that holds it.
+        keys_dir: the node's keys.
+        site: this node's name.
+        clock: wall clock.
+        proxy: goes through it; None dials directly.
+        passphrase: covers the key; None writes a plain file of mode 0600.
 
     Raises:
         EnrolmentRefused: the token, this site's name or the coordinator does not fit.
@@ -201,14 +215,18 @@ def enrol(
             f"the token is for site {token.site}, this node is {site}: ask for a token of your own"
         )
     if clock() >= token.expires:
-        raise EnrolmentRefused("the token has expired: ask the coordinator's operator for another")
+        raise EnrolmentRefused(
+            f"the token has expired: it ended on {token.expires:%Y-%m-%d %H:%M} UTC and this "
+            f"machine's clock says {clock():%Y-%m-%d %H:%M} UTC; if the clock is right, ask the "
+            "coordinator's operator for another"
+        )
     if (keys_dir / CERTIFICATE_FILE).exists():
         raise EnrolmentRefused(
             f"this node is enrolled already: move {CERTIFICATE_FILE} away to enrol anew"
         )
     authority_pem = pinned_authority(token, proxy)
     keys_dir.mkdir(parents=True, exist_ok=True, mode=0o700)
-    key = _own_key(keys_dir)
+    key = _own_key(keys_dir, passphrase)
     reply = _ask(token, authority_pem, signing_request(key, site, token.project), proxy)
     _check_reply(reply, token, site, key)
     write_atomically(keys_dir / AUTHORITY_FILE, authority_pem)
@@ -217,7 +235,7 @@ def enrol(
         {"format": 1, "project": token.project, "address": reply.federation_address},
     )
     write_atomically(keys_dir / CERTIFICATE_FILE, reply.certificate_pem)
-    return load_identity(keys_dir)
+    return load_identity(keys_dir, passphrase)
 
 
 def _check_reply(

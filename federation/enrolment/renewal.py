@@ -16,7 +16,6 @@ from typing import Final
 import structlog
 from cryptography import x509
 from cryptography.hazmat.primitives.asymmetric import ec
-from cryptography.hazmat.primitives.serialization import load_pem_private_key
 
 from federation.canonical import sync_folder, write_atomically
 from federation.clock import Clock, utc_now
@@ -27,8 +26,9 @@ from federation.enrolment.client import (
     SiteIdentity,
     load_identity,
 )
-from federation.errors import EnrolmentRefused
-from federation.pki import common_name, key_pem, new_key, signing_request
+from federation.errors import EnrolmentRefused, SettingsRefused
+from federation.keyfile import load_key, save_key
+from federation.pki import common_name, new_key, signing_request
 
 REMAINING_SHARE: Final = 1 / 3
 """Share of the certificate's time that is left when it is renewed."""
@@ -67,10 +67,14 @@ class Renewal:
     Args:
         keys_dir: the node's keys.
         clock: wall clock.
+        passphrase: covers the key; None writes a plain file of mode 0600.
     """
 
-    def __init__(self, keys_dir: Path, *, clock: Clock = utc_now) -> None:
+    def __init__(
+        self, keys_dir: Path, *, clock: Clock = utc_now, passphrase: bytes | None = None
+    ) -> None:
         self._keys_dir = keys_dir
+        self._passphrase = passphrase
         self._clock = clock
         self._not_before: datetime | None = None
 
@@ -92,7 +96,7 @@ class Renewal:
         self._check(pem, identity, key)
         write_atomically(self._keys_dir / (CERTIFICATE_FILE + NEXT), pem)
         adopt(self._keys_dir)
-        renewed = load_identity(self._keys_dir)
+        renewed = load_identity(self._keys_dir, self._passphrase)
         _log.info("certificate_renewed", ends=renewed.certificate_ends)
         return renewed
 
@@ -104,13 +108,13 @@ class Renewal:
         path = self._keys_dir / (KEY_FILE + NEXT)
         if path.exists():
             try:
-                kept = load_pem_private_key(path.read_bytes(), None)
-            except ValueError:
+                kept = load_key(path, self._passphrase)
+            except SettingsRefused:
                 kept = None
             if isinstance(kept, ec.EllipticCurvePrivateKey):
                 return kept
         key = new_key()
-        write_atomically(path, key_pem(key), mode=0o600)
+        save_key(path, key, self._passphrase)
         return key
 
     def _check(self, pem: bytes, identity: SiteIdentity, key: ec.EllipticCurvePrivateKey) -> None:
@@ -127,11 +131,11 @@ class Renewal:
             )
 
 
-def load_present(keys_dir: Path) -> SiteIdentity:
+def load_present(keys_dir: Path, passphrase: bytes | None = None) -> SiteIdentity:
     """The identity in use, after an interrupted renewal was finished.
 
     Raises:
         SettingsRefused: this node is not enrolled, or a file does not fit the others.
     """
     adopt(keys_dir)
-    return load_identity(keys_dir)
+    return load_identity(keys_dir, passphrase)
