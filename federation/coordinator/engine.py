@@ -382,12 +382,26 @@ class Engine:
         self._forget_updates(run, current.number)
 
     def _forget_updates(self, run: RunRow, number: int) -> None:
-        """Drop a round's updates; one whose bytes are a model's too (a single site's) stays."""
-        models = self._store.model_hashes()
+        """Drop a round's updates but those that are a model too or that another round waits for.
+
+        One plan run twice gives the same updates, byte for byte and so by name.
+        """
+        kept = self._store.model_hashes() | self._awaited_updates()
         for task in self._store.tasks(run.run_id, number, "train"):
             update = str((task.report or {}).get("update") or "")
-            if update and update not in models:
+            if update and update not in kept:
                 self._parts.objects.drop(update)
+
+    def _awaited_updates(self) -> set[str]:
+        """Updates in rounds that are not closed."""
+        return {
+            str(task.report.get("update"))
+            for run in self._store.runs((*ACTIVE, RunState.PAUSED))
+            for at in self._store.rounds(run.run_id)[-1:]
+            if at.state is not RoundState.CLOSED
+            for task in self._store.tasks(run.run_id, at.number, "train")
+            if task.report is not None
+        }
 
     # -- the finished model
 
