@@ -11,7 +11,7 @@ from typing import Any, Final
 from federation.coordinator.states import PartState, RoundState, RunState, TaskState
 
 STORE_FORMAT: Final = 2
-"""The newest form of the tables; :data:`MIGRATIONS` lead to it from every earlier one."""
+"""The newest form of the tables; ``migrations.py`` leads to it from every earlier one."""
 
 SCHEMA: Final = """
 CREATE TABLE IF NOT EXISTS meta (key TEXT PRIMARY KEY, value TEXT NOT NULL) STRICT;
@@ -106,42 +106,6 @@ CREATE TABLE IF NOT EXISTS updates (
     PRIMARY KEY (run_id, sequence)
 ) STRICT;
 """
-
-MIGRATIONS: Final[Mapping[int, tuple[str, ...]]] = {
-    1: (
-        "ALTER TABLE runs ADD COLUMN queue_order INTEGER NOT NULL DEFAULT 0",
-        "UPDATE runs SET queue_order = number",
-        "ALTER TABLE run_sites ADD COLUMN plan_hash TEXT",
-        (
-            "UPDATE run_sites SET plan_hash = (SELECT plan_hash FROM runs"
-            " WHERE runs.run_id = run_sites.run_id) WHERE state = 'joined'"
-        ),
-        "ALTER TABLE rounds ADD COLUMN plan_hash TEXT",
-        (
-            "UPDATE rounds SET plan_hash = (SELECT plan_hash FROM runs"
-            " WHERE runs.run_id = rounds.run_id)"
-        ),
-        (
-            "INSERT INTO plans (run_id, number, plan_hash, signed_plan, from_round, created_at,"
-            " offered_at) SELECT run_id, 0, plan_hash, signed_plan, 0, created_at, created_at"
-            " FROM runs"
-        ),
-        # Updates that arrived before there was a record of their order: those of rounds whose set
-        # was fixed are in their round, those of a round in training wait for it.
-        (
-            "INSERT INTO updates (run_id, sequence, task_id, site, started_from, folded_in, staleness,"
-            " weight) SELECT tasks.run_id,"
-            " ROW_NUMBER() OVER (PARTITION BY tasks.run_id ORDER BY tasks.rowid),"
-            " task_id, site, round - 1, CASE WHEN rounds.state = 'training' THEN NULL ELSE round END,"
-            " CASE WHEN rounds.state = 'training' THEN NULL ELSE 0 END,"
-            " CASE WHEN rounds.state = 'training' THEN NULL"
-            " ELSE CAST(json_extract(tasks.report, '$.cases') AS REAL) END"
-            " FROM tasks JOIN rounds ON rounds.run_id = tasks.run_id AND rounds.number = tasks.round"
-            " WHERE tasks.kind = 'train' AND tasks.state = 'done'"
-        ),
-    ),
-}
-"""Statements that lead from a form of the tables to the next; run after :data:`SCHEMA`."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -12,8 +12,8 @@ from pathlib import Path
 from typing import Any, TypeVar
 
 from federation.clock import Clock, stamp, utc_now
+from federation.coordinator.migrations import MIGRATIONS
 from federation.coordinator.schema import (
-    MIGRATIONS,
     SCHEMA,
     STORE_FORMAT,
     PlanRow,
