@@ -291,11 +291,16 @@ class Payload(_message.Message):
     SHA256_FIELD_NUMBER: _builtins.int
     SIZE_FIELD_NUMBER: _builtins.int
     UPDATE_KIND_FIELD_NUMBER: _builtins.int
+    ENCODING_FIELD_NUMBER: _builtins.int
     kind: Global___PayloadKind.ValueType
     name: _builtins.str
     sha256: _builtins.str
     size: _builtins.int
     update_kind: Global___UpdateKind.ValueType
+    encoding: _builtins.str
+    """Updates only: encoding and compression as the plan asks for them, for example "int8+zstd"; ""
+    for plain weights. See federation/encoding.py.
+    """
     def __init__(
         self,
         *,
@@ -304,10 +309,11 @@ class Payload(_message.Message):
         sha256: _builtins.str = ...,
         size: _builtins.int = ...,
         update_kind: Global___UpdateKind.ValueType = ...,
+        encoding: _builtins.str = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["kind", b"kind", "name", b"name", "sha256", b"sha256", "size", b"size", "update_kind", b"update_kind"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["encoding", b"encoding", "kind", b"kind", "name", b"name", "sha256", b"sha256", "size", b"size", "update_kind", b"update_kind"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
