@@ -8,10 +8,11 @@ neither side polls.
 
 import json
 import os
+import signal
 import subprocess
 import sys
 import threading
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from types import TracebackType
@@ -38,6 +39,7 @@ from federation.trainer.jobs import (
     outputs_intact,
     parse_result,
 )
+from federation.trainer.words import Cause, last_error, scrubbed
 
 MAX_RESTARTS: Final = 3
 """How often the process may die during one job before the job is given up."""
@@ -45,6 +47,9 @@ KEPT_JOBS: Final = 64
 """Finished jobs of which the files are kept in inbox and outbox."""
 STOP_SECONDS: Final = 5.0
 """How long the process may take to end by itself before it is killed."""
+LOG_TAIL_BYTES: Final = 64 * 1024
+"""How much of the end of a dead process's standard error is read."""
+_OOM_COUNTERS: Final = (Path("/proc/vmstat"), Path("/sys/fs/cgroup/memory.events"))
 _ENVIRONMENT: Final = ("PATH", "HOME", "LANG", "LC_ALL", "TMPDIR", "TZ", "VIRTUAL_ENV")
 _ENVIRONMENT_PREFIXES: Final = ("PYTHON", "COVERAGE", "COV_CORE", "LD_", "CUDA_", "NVIDIA_")
 _THREADS: Final = ("OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS")
@@ -80,6 +85,7 @@ class _Process:
         self._changed = threading.Condition()
         self._news = 0
         self._ended: int | None = None
+        self._out_of_memory = memory_kills()
         self._failure: OSError | None = None
         self._popen: subprocess.Popen[bytes] | None = None
         self._guard = threading.Thread(target=self._run, name="trainer-guard", daemon=True)
@@ -128,6 +134,20 @@ class _Process:
         """Process id."""
         return self._popen.pid if self._popen is not None else -1
 
+    def cause(self) -> Cause | None:
+        """Why it died: what its standard error ends with, or the kernel's counter of kills."""
+        if self._ended == -signal.SIGKILL:
+            # The kernel may have ended another process in that time: it says what is likely.
+            if memory_kills() > self._out_of_memory:
+                return Cause("the machine ran out of memory and the kernel ended it", final=True)
+            return None
+        try:
+            with (self._folder / "trainer.log").open("rb") as log:
+                log.seek(max(0, log.seek(0, os.SEEK_END) - LOG_TAIL_BYTES))
+                return last_error(log.read())
+        except OSError:
+            return None
+
     def announce(self) -> None:
         """Tell the process that the inbox has changed; a dead process is noticed by waiting."""
         if self._popen is not None and self._popen.stdin is not None:
@@ -157,6 +177,22 @@ class _Process:
         self._guard.join()
 
 
+def memory_kills(counters: Sequence[Path] = _OOM_COUNTERS) -> int:
+    """How many processes the kernel has ended for lack of memory so far (/proc/vmstat, cgroup v2).
+
+    Args:
+        counters: files with lines such as ``oom_kill 3``; one that cannot be read counts nothing.
+    """
+    total = 0
+    for path in counters:
+        try:
+            lines = path.read_text().splitlines()
+        except OSError:
+            continue
+        total += sum(int(line.split()[1]) for line in lines if line.startswith("oom_kill "))
+    return total
+
+
 def _close(stream: IO[bytes] | None) -> None:
     """Close a pipe whose reader may be gone."""
     if stream is not None:
@@ -180,6 +216,7 @@ class Trainer:
         self.resources = resources
         self._process: _Process | None = None
         self._lock = threading.Lock()
+        self._life = threading.RLock()
         self._closed = False
 
     def __enter__(self) -> Self:
@@ -206,23 +243,25 @@ class Trainer:
         Raises:
             TrainerLost: when the process cannot be started.
         """
-        if self._process is not None and self._process.ended is None:
-            return
-        self._closed = False
-        for name in ("inbox", "outbox", "state"):
-            (self.folder / name).mkdir(parents=True, exist_ok=True)
-        for path in self._inbox():
-            if not (self.folder / "outbox" / path.name).exists():
-                path.unlink()
-        (self.folder / "progress.json").unlink(missing_ok=True)
-        self._process = _Process(self.folder, self.resources)
+        with self._life:
+            if self._process is not None and self._process.ended is None:
+                return
+            self._closed = False
+            for name in ("inbox", "outbox", "state"):
+                (self.folder / name).mkdir(parents=True, exist_ok=True)
+            for path in self._inbox():
+                if not (self.folder / "outbox" / path.name).exists():
+                    path.unlink()
+            (self.folder / "progress.json").unlink(missing_ok=True)
+            self._process = _Process(self.folder, self.resources)
 
     def close(self) -> None:
         """Stop the process. A job that waits in another thread ends with ``TrainerLost``."""
-        self._closed = True
-        if self._process is not None:
-            self._process.stop()
-            self._process = None
+        with self._life:
+            self._closed = True
+            process, self._process = self._process, None
+            if process is not None:
+                process.stop()
 
     def train(self, job: TrainJob) -> TrainResult:
         """Train one round; the result of the same job done before is returned at once.
@@ -312,16 +351,24 @@ class Trainer:
             answer = _read(answer_path)
             if answer is not None:
                 return _accepted(answer)
+            deaths += 1
+            self._revive(process, deaths)
+
+    def _revive(self, process: _Process, deaths: int) -> None:
+        """Start the process again after its death; whoever closes the trainer meanwhile wins.
+
+        Raises:
+            TrainerLost: it died too often, or for a reason that stays.
+        """
+        with self._life:
             if self._closed:
                 raise TrainerLost("the trainer was closed while a job was waiting")
-            deaths += 1
-            ending = _words(process.ended)
+            ending, cause = _words(process.ended), process.cause()
             _log.warning("trainer_died", ending=ending, deaths=deaths)
-            if deaths > MAX_RESTARTS:
-                raise TrainerLost(
-                    f"the trainer process died {deaths} times during one job, last {ending};"
-                    " it may need more memory"
-                )
+            if deaths > MAX_RESTARTS or (cause is not None and cause.final):
+                times = "" if deaths == 1 else f" {deaths} times during one job, last"
+                told = "it may need more memory" if cause is None else cause.words
+                raise TrainerLost(f"the trainer process died{times} {ending}: {told}")
             self._process = _Process(self.folder, self.resources)
 
     def _forget_old(self) -> None:
@@ -332,7 +379,7 @@ class Trainer:
 
 def _accepted(answer: Mapping[str, Any]) -> Mapping[str, Any]:
     if not answer.get("ok"):
-        raise TrainerFailed(str(answer.get("error", "the trainer gave no reason")))
+        raise TrainerFailed(scrubbed(str(answer.get("error", "the trainer gave no reason"))))
     result = answer.get("result")
     if not isinstance(result, dict):
         raise TrainerFailed("the trainer's answer holds no result")
@@ -349,7 +396,10 @@ def _read(path: Path) -> dict[str, Any] | None:
 
 def _words(code: int | None) -> str:
     if code is not None and code < 0:
-        return f"by signal {-code}"
+        try:
+            return f"by {signal.Signals(-code).name}"
+        except ValueError:
+            return f"by signal {-code}"
     return f"with exit status {code}"
 
 

@@ -40,7 +40,10 @@ from federation.trainer.jobs import (
     parse_job,
     result_document,
 )
+from federation.trainer.words import cause_of
 
+POISONED: Final = 3
+"""Exit status after an error from which a process cannot recover, such as a failed CUDA kernel."""
 PROGRESS_SECONDS: Final = 0.5
 """Least time between two writings of the progress file."""
 
@@ -79,17 +82,20 @@ class Server:
         """Work until ``calls`` ends; write a line to ``answers`` after each job."""
         for _ in calls:
             for name in self.pending():
-                self.do(name)
+                whole = self.do(name)
                 answers.write(name.encode() + b"\n")
                 answers.flush()
+                if not whole:
+                    raise SystemExit(POISONED)
 
     def pending(self) -> list[str]:
         """Names of jobs without a result, by number."""
         names = sorted(path.name for path in (self._folder / "inbox").glob("[0-9]*.json"))
         return [name for name in names if not (self._folder / "outbox" / name).exists()]
 
-    def do(self, name: str) -> None:
-        """Do one job and write its result or its error."""
+    def do(self, name: str) -> bool:
+        """Do one job and write its result or its error; False where no further job can be done."""
+        whole = True
         answer: dict[str, Any] = {"ok": False, "key": None}
         try:
             envelope = self._envelope(name)
@@ -99,12 +105,13 @@ class Server:
             answer["ok"] = True
         except FederationError as error:
             answer["error"] = str(error)
-        except MemoryError:
-            answer["error"] = "the job needs more memory than this site gives the trainer"
         except Exception as error:  # edge: a job must end with an answer, whatever torch raises
             _log.exception("job_failed")
-            answer["error"] = f"the job ended with an unexpected {type(error).__name__}"
+            cause = cause_of(type(error).__name__, str(error))
+            answer["error"] = cause.words
+            whole = not cause.poisoned
         write_atomically(self._folder / "outbox" / name, json.dumps(answer).encode())
+        return whole
 
     def _envelope(self, name: str) -> dict[str, Any]:
         path = self._folder / "inbox" / name
