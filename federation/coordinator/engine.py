@@ -42,6 +42,7 @@ from federation.coordinator.tasks import (
     splits_due,
     task_for,
     train_body,
+    update_objects,
     with_weights,
 )
 from federation.errors import FederationError
@@ -250,7 +251,7 @@ class Engine:
 
     def _open_round(self, run: RunRow, before: RoundRow) -> bool:
         number = before.number + 1
-        body = train_body(before)
+        body = train_body(before, self.plan(run).plan.update)
         with self._store.change() as change:
             change.add_round(run.run_id, number, RoundState.TRAINING, deadline=self._deadline(run))
             self._ask_fingerprints(change, run)
@@ -306,7 +307,7 @@ class Engine:
         return True
 
     def _retry(self, run: RunRow, current: RoundRow, newest: Sequence[TaskRow]) -> bool:
-        before = self._store.rounds(run.run_id)[-2]
+        body = train_body(self._store.rounds(run.run_id)[-2], self.plan(run).plan.update)
         attempt = current.attempt + 1
         done = {task.site for task in newest if task.state is TaskState.DONE}
         with self._store.change() as change:
@@ -315,7 +316,7 @@ class Engine:
             change.set("rounds", key, fields)
             for site in self._joined(run.run_id):
                 if site not in done:
-                    task = task_for(run, current.number, site, "train", train_body(before), attempt)
+                    task = task_for(run, current.number, site, "train", body, attempt)
                     change.add_task(task)
         detail = {"round": current.number, "attempt": attempt}
         self._parts.audit.append("system", "round.retried", run.run_id, detail)
@@ -388,19 +389,18 @@ class Engine:
         """
         kept = self._store.model_hashes() | self._awaited_updates()
         for task in self._store.tasks(run.run_id, number, "train"):
-            update = str((task.report or {}).get("update") or "")
-            if update and update not in kept:
+            for update in update_objects(task) - kept:
                 self._parts.objects.drop(update)
 
     def _awaited_updates(self) -> set[str]:
         """Updates in rounds that are not closed."""
         return {
-            str(task.report.get("update"))
+            name
             for run in self._store.runs((*ACTIVE, RunState.PAUSED))
             for at in self._store.rounds(run.run_id)[-1:]
             if at.state is not RoundState.CLOSED
             for task in self._store.tasks(run.run_id, at.number, "train")
-            if task.report is not None
+            for name in update_objects(task)
         }
 
     # -- the finished model

@@ -10,7 +10,9 @@ import os
 import re
 import shutil
 import threading
+import uuid
 from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Final
 
@@ -44,6 +46,7 @@ class ObjectStore:
     def __init__(self, folder: Path) -> None:
         self._folder = folder
         folder.mkdir(parents=True, exist_ok=True)
+        shutil.rmtree(folder / "scratch", ignore_errors=True)
         self._turns: dict[str, int] = {}
         self._guard = threading.Lock()
 
@@ -69,6 +72,19 @@ class ObjectStore:
         sha256, size = sha256_file(path), path.stat().st_size
         self._keep(path, sha256)
         return sha256, size
+
+    @contextmanager
+    def scratch(self) -> Iterator[Path]:
+        """A file in the making, gone afterwards unless :meth:`adopt` has taken it.
+
+        What a kill leaves behind goes when the store is opened again.
+        """
+        path = self._folder / "scratch" / uuid.uuid4().hex
+        path.parent.mkdir(exist_ok=True)
+        try:
+            yield path
+        finally:
+            path.unlink(missing_ok=True)
 
     def drop(self, sha256: str) -> None:
         """Forget an object; an absent one is forgotten already."""

@@ -8,6 +8,7 @@ from typing import Any, Final, cast
 
 from federation.coordinator.schema import RoundRow, RunRow, TaskRow
 from federation.coordinator.states import TaskState
+from federation.update_spec import UpdateSpec
 from federation.wire import federation_pb2 as pb
 from federation.wire.versions import MESSAGE_FORMAT
 
@@ -40,9 +41,14 @@ def offer_body(sha256: str, size: int) -> dict[str, Any]:
     return {"payloads": [_payload(pb.PAYLOAD_KIND_PLAN, "plan.json", sha256, size)]}
 
 
-def train_body(before: RoundRow) -> dict[str, Any]:
+def update_kind(update: UpdateSpec) -> pb.UpdateKind.ValueType:
+    """The protocol's kind of the updates that a plan asks for."""
+    return pb.UPDATE_KIND_PLAIN if update.encoding == "fp32" else pb.UPDATE_KIND_QUANTISED
+
+
+def train_body(before: RoundRow, update: UpdateSpec) -> dict[str, Any]:
     """The body of a training task that starts from the model of round ``before``."""
-    return {"payloads": [_weights(before)], "update_kind": int(pb.UPDATE_KIND_PLAIN)}
+    return {"payloads": [_weights(before)], "update_kind": int(update_kind(update))}
 
 
 def evaluate_body(at: RoundRow, splits: Sequence[str]) -> dict[str, Any]:
@@ -83,6 +89,12 @@ def task_for(
         taken_at=None,
         ended_at=None,
     )
+
+
+def update_objects(task: TaskRow) -> set[str]:
+    """Names of the objects that hold a training task's update: as averaged, and as it came."""
+    report = task.report or {}
+    return {str(report[key]) for key in ("update", "encoded") if report.get(key)}
 
 
 def newest_per_site(tasks: Sequence[TaskRow]) -> list[TaskRow]:
