@@ -17,15 +17,19 @@ from cryptography import x509
 
 from appliance.control.client import NodeClient
 from appliance.errors import ApplianceError, NotRunning
+from appliance.expiry import thresholds_of
 from appliance.home import Home, load_keys
 from appliance.settings import PacsSection, Settings, SettingsInvalid, load_settings
 from dicom_bridge.errors import DicomBridgeError, VaultError
 from dicom_bridge.vault import FILE as VAULT_FILE
 from dicom_bridge.vault import Vault
 from federation.clock import utc_now
+from federation.enrolment.client import site_terms
+from federation.enrolment.expiry import notices
+from federation.errors import FederationError
+from federation.keyfile import check_private, read_passphrase
 
 SMALLEST_DISK_BYTES = 10 * 2**30
-CERTIFICATE_WARNING_DAYS = 30
 _BEFORE = "`clinode node check --token FILE` tries the way already"
 RENEW = "ask for a new token, move keys/node.crt away and enrol again"
 
@@ -61,7 +65,7 @@ def check_node(root: Path, *, now: datetime | None = None, token: str = "") -> l
     if not settings.pacs:
         found.append(Finding("PACS", False, "none is configured: add a [[pacs]] table"))
     found.extend(_pacs(settings, pacs) for pacs in settings.pacs)
-    found.append(_certificate(home, now or datetime.now(UTC)))
+    found.append(_certificate(home, settings, now or datetime.now(UTC)))
     found.extend(_way(home, settings, now, token))
     return found
 
@@ -136,7 +140,8 @@ def _pacs(settings: Settings, pacs: PacsSection) -> Finding:
     return _checked(f"PACS {pacs.name}", _echo)
 
 
-def _certificate(home: Home, now: datetime) -> Finding:
+def _certificate(home: Home, settings: Settings, now: datetime) -> Finding:
+    """The site's certificate and key: there, ours alone, and not near their end."""
     path = home.keys / "node.crt"
     if not path.exists():
         return Finding("certificate", False, "not enrolled: run `clinode node enrol TOKEN`")
@@ -144,14 +149,16 @@ def _certificate(home: Home, now: datetime) -> Finding:
         ends = x509.load_pem_x509_certificate(path.read_bytes()).not_valid_after_utc
     except (OSError, ValueError):
         return Finding("certificate", False, f"keys/node.crt cannot be read: {RENEW}")
-    days = (ends - now).days
-    if ends <= now:
-        return Finding("certificate", False, f"expired on {ends:%Y-%m-%d}: {RENEW}")
-    words = f"valid for {days} days"
-    if days <= CERTIFICATE_WARNING_DAYS:
-        late = f"{words} and not renewed, which a running node does by itself"
-        return Finding("certificate", False, f"{late}: is it running and connected? Else {RENEW}")
-    return Finding("certificate", True, words)
+    try:
+        check_private(home.keys / "node.key")
+    except OSError:
+        return Finding("certificate", False, f"keys/node.key is missing: {RENEW}")
+    except FederationError as error:
+        return Finding("certificate", False, str(error))
+    found = notices(site_terms(home.keys), now, thresholds_of(settings))
+    if found:
+        return Finding("certificate", False, "; ".join(notice.words for notice in found))
+    return Finding("certificate", True, f"valid for {(ends - now).days} days")
 
 
 def _way(home: Home, settings: Settings, now: datetime | None, token: str) -> Iterator[Finding]:
@@ -159,7 +166,6 @@ def _way(home: Home, settings: Settings, now: datetime | None, token: str) -> It
     from appliance.way_out import proxy_of
     from federation.enrolment.client import CERTIFICATE_FILE, load_identity
     from federation.enrolment.token import parse_token
-    from federation.errors import FederationError
     from federation.node.route import Way, examine, examine_token
 
     try:
@@ -170,7 +176,8 @@ def _way(home: Home, settings: Settings, now: datetime | None, token: str) -> It
             yield Finding("coordinator", False, "not enrolled; with the token " + _BEFORE)
             return
         else:
-            identity = load_identity(home.keys)
+            passphrase = read_passphrase(settings.federation.key_passphrase)
+            identity = load_identity(home.keys, passphrase)
             way = Way(identity.address, proxy_of(settings, identity.address))
             steps = examine(way, identity, clock=utc_now if now is None else lambda: now)
         for step in steps:

@@ -23,6 +23,7 @@ from appliance.control.peers import Custodians, Tickets
 from appliance.control.server import ControlServer, NodeControl
 from appliance.datasets import Datasets, SplitRule
 from appliance.errors import NotAllowed
+from appliance.expiry import ExpiryWatch
 from appliance.governance import POLICY, Governance
 from appliance.home import Home, load_keys
 from appliance.identity import Identities
@@ -54,6 +55,7 @@ from federation.clock import Clock, utc_now
 from federation.enrolment.client import COORDINATOR_FILE, SiteIdentity
 from federation.enrolment.renewal import Renewal, load_present
 from federation.errors import FederationError, IdentityRefused, VersionRefused
+from federation.keyfile import read_passphrase
 from federation.node.agent import AgentOptions, SiteAgent
 from federation.node.connection import CoordinatorConnection
 
@@ -151,6 +153,8 @@ class Node:
         self._agent: SiteAgent | None = None
         self._identity: SiteIdentity | None = None
         self._agent_words = ""
+        self._passphrase = read_passphrase(self.settings.federation.key_passphrase)
+        self._expiry = ExpiryWatch(self.home.keys, self.settings, self._options.clock)
         self._parts: list[Part] = []
 
     def start(self) -> int:
@@ -394,6 +398,7 @@ class Node:
             self._auto_freeze()
             self.governance.apply_policy()
             self._versions.sweep()
+            self._expiry.look()
             self._look.wait(_LOOK_S)
 
     def _auto_freeze(self) -> None:
@@ -423,7 +428,7 @@ class Node:
             if not (self.home.keys / COORDINATOR_FILE).exists():
                 stop.wait(_ENROLMENT_LOOK_S)
                 continue
-            self._identity = load_present(self.home.keys)
+            self._identity = load_present(self.home.keys, self._passphrase)
             agent = SiteAgent(
                 CoordinatorConnection(
                     self._identity, proxy=proxy_of(self.settings, self._identity.address)
@@ -432,7 +437,9 @@ class Node:
                 AgentOptions(
                     clock=self._options.clock,
                     observer=self._options.agent_observer,
-                    renewal=Renewal(self.home.keys, clock=self._options.clock),
+                    renewal=Renewal(
+                        self.home.keys, clock=self._options.clock, passphrase=self._passphrase
+                    ),
                 ),
             )
             self._agent = agent
@@ -468,8 +475,9 @@ class Node:
 
     def _federation_view(self) -> FederationView:
         identity, agent = self._identity, self._agent
+        warnings = tuple(notice.words for notice in self._expiry.notices())
         if identity is None or agent is None:
-            return FederationView("not enrolled")
+            return FederationView("not enrolled", warnings=warnings)
         status = agent.status
         if status.connected:
             state = "connected"
@@ -485,6 +493,7 @@ class Node:
             task=status.activity,
             certificate_expires=agent.certificate_ends,
             detail=status.words or self._agent_words,
+            warnings=warnings,
         )
 
 

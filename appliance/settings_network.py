@@ -30,7 +30,14 @@ class ProxySection(Section):
 
 
 class FederationSection(Section):
-    """The way to the coordinator."""
+    """The way to the coordinator, and what the node's part in it rests on."""
 
     proxy: ProxySection | None = None
     """None takes the proxy that the environment names (``https_proxy``, ``no_proxy``), if any."""
+    key_passphrase: Annotated[str, Field(max_length=300)] = ""
+    """Where the passphrase that covers the site's key is: empty for none, ``credential:NAME``
+    (systemd's ``LoadCredential=``), ``file:PATH``, ``environment:NAME`` or ``prompt``."""
+    certificate_warning_days: Annotated[int, Field(ge=1, le=365)] = 30
+    """Days before its end from which a certificate that was not renewed is warned of."""
+    authority_warning_days: Annotated[int, Field(ge=1, le=3650)] = 90
+    """Days before its end from which the project's authority is warned of."""

@@ -14,6 +14,8 @@ def plain_lines(snapshot: Snapshot, now: float) -> Iterator[str]:
     yield literal(viewmodel.header_words(snapshot, now)).plain
     if snapshot.taken is None:
         return
+    if warned := viewmodel.banner_words(snapshot):
+        yield literal(warned).plain
     for title, lines in viewmodel.overview(snapshot).items():
         yield ""
         yield title

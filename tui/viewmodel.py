@@ -51,6 +51,18 @@ def header_words(snapshot: Snapshot, now: float) -> str:
     return "  ".join(part for part in parts if part)
 
 
+def banner_words(snapshot: Snapshot) -> str:
+    """The line below the header: what ends soon, the most urgent first; empty for nothing.
+
+    >>> banner_words(Snapshot(status=pb.Status(warnings=["the clock is wrong", "more"])))
+    'WARNING 1 of 2: the clock is wrong'
+    """
+    found = snapshot.status.warnings
+    if not found:
+        return ""
+    return f"WARNING{f' 1 of {len(found)}' if len(found) > 1 else ''}: {found[0]}"
+
+
 @dataclass(frozen=True, slots=True)
 class Line:
     """One line of an overview: a name, a value, and the state that marks it (or empty)."""
@@ -101,7 +113,8 @@ def services(status: pb.Status) -> tuple[Line, ...]:
 
 def open_items(snapshot: Snapshot) -> tuple[Line, ...]:
     """What waits for a person, with the screen that answers it."""
-    found = [
+    found = [Line("warning", words, "pending") for words in snapshot.status.warnings]
+    found += [
         Line("plan", f"{p.name} waits for your decision (3 Approvals)", "pending")
         for p in snapshot.plans
         if p.state == "pending"

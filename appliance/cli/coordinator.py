@@ -80,8 +80,11 @@ def status(ctx: typer.Context, json: Json = False) -> None:
         answer = client.status()
     if json:
         print_json(answer)
-    else:
-        print_pairs((name, value) for name, value in answer.items() if name != "format")
+        return
+    warnings = answer.pop("warnings", [])
+    if warnings:
+        print_lines(*(f"WARNING: {found['words']}" for found in warnings), "")
+    print_pairs((name, value) for name, value in answer.items() if name != "format")
 
 
 @sites.command()

@@ -67,12 +67,18 @@ def enrol(
     from appliance.way_out import proxy_of
     from federation.enrolment.client import enrol as join
     from federation.enrolment.token import parse_token
+    from federation.keyfile import read_passphrase
 
     home = Home(ctx.obj.resolve())
     settings = load_settings(home.settings_file)
     given = parse_token(_given(token))
-    proxy = proxy_of(settings, given.address)
-    identity = join(given, home.keys, settings.node.site, proxy=proxy)
+    identity = join(
+        given,
+        home.keys,
+        settings.node.site,
+        proxy=proxy_of(settings, given.address),
+        passphrase=read_passphrase(settings.federation.key_passphrase, twice=True),
+    )
     print_lines(
         f"{identity.site} is enrolled in project {identity.project}; "
         f"the coordinator is {identity.address}"
@@ -142,6 +148,8 @@ def status(ctx: typer.Context, json: Json = False) -> None:
         print_json(as_json(answer))
         return
     funnel, federation = answer.funnel, answer.federation
+    if answer.warnings:
+        print_lines(*(f"WARNING: {words}" for words in answer.warnings), "")
     print_pairs(
         (
             ("site", answer.site),

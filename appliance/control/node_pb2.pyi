@@ -344,6 +344,7 @@ class Status(_message.Message):
     AUDIT_INTACT_FIELD_NUMBER: _builtins.int
     RECENT_FIELD_NUMBER: _builtins.int
     DICOM_ADDRESS_FIELD_NUMBER: _builtins.int
+    WARNINGS_FIELD_NUMBER: _builtins.int
     site: _builtins.str
     project: _builtins.str
     version: _builtins.str
@@ -367,6 +368,10 @@ class Status(_message.Message):
     def stages(self) -> _containers.RepeatedCompositeFieldContainer[Global___StageSeconds]: ...
     @_builtins.property
     def recent(self) -> _containers.RepeatedCompositeFieldContainer[Global___AuditEntry]: ...
+    @_builtins.property
+    def warnings(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
+        """certificates that end soon, a wrong clock: what to do, in words"""
+
     def __init__(
         self,
         *,
@@ -384,10 +389,11 @@ class Status(_message.Message):
         audit_intact: _builtins.bool = ...,
         recent: _abc.Iterable[Global___AuditEntry] | None = ...,
         dicom_address: _builtins.str = ...,
+        warnings: _abc.Iterable[_builtins.str] | None = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["federation", b"federation", "funnel", b"funnel"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["audit_intact", b"audit_intact", "components", b"components", "dicom_address", b"dicom_address", "disk_free_bytes", b"disk_free_bytes", "federation", b"federation", "funnel", b"funnel", "open_items", b"open_items", "project", b"project", "recent", b"recent", "site", b"site", "stages", b"stages", "studies", b"studies", "time", b"time", "version", b"version"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["audit_intact", b"audit_intact", "components", b"components", "dicom_address", b"dicom_address", "disk_free_bytes", b"disk_free_bytes", "federation", b"federation", "funnel", b"funnel", "open_items", b"open_items", "project", b"project", "recent", b"recent", "site", b"site", "stages", b"stages", "studies", b"studies", "time", b"time", "version", b"version", "warnings", b"warnings"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 

@@ -38,6 +38,7 @@ class FederationView:
     task: str = ""
     certificate_expires: str = ""
     detail: str = ""
+    warnings: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)

@@ -127,6 +127,7 @@ class NodeControl(NodeControlServicer):
             audit_intact=checked.ok,
             recent=[audit_message(entry) for entry in self._recent()],
             dicom_address=f"{dicom.ae_title} @ {dicom.host}:{dicom.port}",
+            warnings=federation.warnings,
         )
 
     def _recent(self) -> list[AuditEntry]:

@@ -138,12 +138,14 @@ class Coordinator:
         self.audit = AuditChain(self.home.audit, options.clock)
         self.store = Store(self.home.state, options.clock, options.observer)
         self.objects = ObjectStore(self.home.objects)
+        self.upkeep = Upkeep(self.keys, self.store, thresholds_of(self.settings), options.clock)
         self.registry = Registry(
             self.store,
             self.audit,
             self.keys.authority,
             self._project(),
             options.clock,
+            self.upkeep.notices,
         )
         self._records = RunRecords(self.home.runs, self.store, self.objects)
         self.engine = Engine(
@@ -158,7 +160,6 @@ class Coordinator:
                 patience_s=self.settings.patience_s,
             )
         )
-        self.upkeep = Upkeep(self.keys, self.store, thresholds_of(self.settings), options.clock)
         self._servers: list[grpc.Server] = []
         self._front: TlsFront | None = None
 

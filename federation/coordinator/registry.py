@@ -6,6 +6,7 @@ import hashlib
 import hmac
 import threading
 from collections import deque
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from datetime import timedelta
 from typing import Final
@@ -19,6 +20,7 @@ from federation.clock import Clock, parse_stamp, stamp
 from federation.coordinator.causes import Cause
 from federation.coordinator.schema import RenewalRow, SiteRow, TokenRow
 from federation.coordinator.store import Store
+from federation.enrolment.expiry import Notice
 from federation.enrolment.token import EnrolmentToken, make_token
 from federation.errors import EnrolmentRefused, RunRefused
 from federation.pki import (
@@ -68,16 +70,24 @@ class Registry:
         authority: the project's authority.
         project: names and addresses.
         clock: wall clock.
+        notices: gives what ends soon.
     """
 
     def __init__(
-        self, store: Store, audit: AuditChain, authority: KeyPair, project: Project, clock: Clock
+        self,
+        store: Store,
+        audit: AuditChain,
+        authority: KeyPair,
+        project: Project,
+        clock: Clock,
+        notices: Callable[[], Sequence[Notice]] = tuple,
     ) -> None:
         self._store = store
         self._audit = audit
         self._authority = authority
         self._project = project
         self._clock = clock
+        self.notices = notices
         self._lock = threading.Lock()
         self._strangers: deque[float] = deque(maxlen=STRANGERS_PER_MINUTE)
         self._standing: dict[str, SiteRow] = {site.name: site for site in store.sites()}

@@ -197,4 +197,5 @@ class Runs:
                 run_view(self.store, run) for run in self.store.runs((*ACTIVE, RunState.PAUSED))
             ],
             "runs": len(self.store.runs()),
+            "warnings": [notice.document() for notice in self.registry.notices()],
         }

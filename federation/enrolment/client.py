@@ -21,6 +21,7 @@ from cryptography.hazmat.primitives.serialization import Encoding
 
 from federation.canonical import read_json, write_atomically, write_json
 from federation.clock import Clock, utc_now
+from federation.enrolment.expiry import Kind, Term, term_of
 from federation.enrolment.token import EnrolmentToken, parse_token
 from federation.errors import CoordinatorUnreachable, EnrolmentRefused
 from federation.keyfile import load_key, save_key
@@ -93,6 +94,21 @@ def load_identity(keys_dir: Path, passphrase: bytes | None = None) -> SiteIdenti
         certificate_pem=pair.certificate_pem(),
         authority_pem=(keys_dir / AUTHORITY_FILE).read_bytes(),
     )
+
+
+def site_terms(keys_dir: Path) -> list[Term]:
+    """What ends at this site: its certificate and the authority; nothing before enrolment.
+
+    Only public files are read; one that cannot be read is left out, `load_identity` says why.
+    """
+    terms = []
+    for name, kind in ((CERTIFICATE_FILE, Kind.OWN), (AUTHORITY_FILE, Kind.ROOT)):
+        try:
+            found = x509.load_pem_x509_certificates((keys_dir / name).read_bytes())
+        except (OSError, ValueError):
+            continue
+        terms.append(max((term_of(one, kind) for one in found), key=lambda term: term.ends))
+    return terms
 
 
 def _served_chain(address: str, proxy: Proxy | None, timeout_s: float) -> list[bytes]:

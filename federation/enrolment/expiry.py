@@ -28,6 +28,7 @@ class Kind(StrEnum):
     SITE = "a site's certificate"
     SERVER = "the coordinator's certificate"
     AUTHORITY = "the project's authority"
+    ROOT = "the authority that this site relies on"
     TOKEN = "an enrolment token"  # noqa: S105 - no secret
 
 
@@ -47,6 +48,10 @@ _TODO: Final = {
     Kind.AUTHORITY: (
         "begin its replacement: `clinode coordinator authority next`",
         "no site can connect: a new project authority and new tokens for all sites are needed",
+    ),
+    Kind.ROOT: (
+        "the coordinator's operator replaces it while this node is connected: tell them",
+        "ask the coordinator's operator for a new token, move keys/node.crt away and enrol again",
     ),
     Kind.TOKEN: (
         "it has not been used: remind the hospital",
@@ -116,7 +121,12 @@ class Thresholds:
 
     def of(self, kind: Kind) -> timedelta:
         """The threshold of one kind."""
-        return {Kind.AUTHORITY: self.authority, Kind.TOKEN: self.token}.get(kind, self.certificate)
+        others = {
+            Kind.AUTHORITY: self.authority,
+            Kind.ROOT: self.authority,
+            Kind.TOKEN: self.token,
+        }
+        return others.get(kind, self.certificate)
 
 
 def term_of(certificate: x509.Certificate, kind: Kind, name: str = "", note: str = "") -> Term:
@@ -145,7 +155,7 @@ def _notice(term: Term, now: datetime, thresholds: Thresholds) -> Notice | None:
         state, words = (
             "over",
             (
-                f"{what} ended on {_minute(term.ends)} (this machine's clock: {_minute(now)}): "
+                f"{what} expired on {_minute(term.ends)} (this machine's clock: {_minute(now)}): "
                 f"{_TODO[term.kind][1]}"
             ),
         )

@@ -17,8 +17,9 @@ class NodeScreen(Screen[None]):
     """A screen with a header line, a body and a footer."""
 
     def compose(self) -> ComposeResult:
-        """Header, body, footer."""
+        """Header, a banner where something ends soon, body, footer."""
         yield Static(id="header")
+        yield Static(id="banner")
         yield from self.body()
         yield Footer(show_command_palette=False)
 
@@ -49,5 +50,9 @@ class NodeScreen(Screen[None]):
         header = self.query_one("#header", Static)
         header.update(literal(words))
         header.set_class(viewmodel.is_stale(snapshot, now), "stale")
+        warned = viewmodel.banner_words(snapshot)
+        banner = self.query_one("#banner", Static)
+        banner.update(literal(warned))
+        banner.set_class(not warned, "hidden")
         if snapshot.taken is not None:
             self.show(snapshot)
