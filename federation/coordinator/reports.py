@@ -15,10 +15,13 @@ from federation.coordinator.objects import ObjectStore
 from federation.coordinator.schema import TaskRow
 from federation.coordinator.states import RUN_ENDS, TASK_ENDS, PartState, TaskState
 from federation.coordinator.store import Change, Store
-from federation.coordinator.update_check import check_update, check_weight
+from federation.coordinator.tasks import update_kind
+from federation.coordinator.update_check import UpdateFacts, check_update, check_weight
+from federation.encoding import decode
 from federation.errors import FingerprintRefused, RequestRefused, UpdateRefused
 from federation.fingerprint import Fingerprint
 from federation.plan import SignedPlan
+from federation.update_spec import UpdateSpec
 from federation.wire import federation_pb2 as pb
 
 MAX_WORDS: Final = 300
@@ -163,21 +166,18 @@ class Reports:
         if len(report.payloads) != 1 or report.payloads[0].kind != pb.PAYLOAD_KIND_UPDATE:
             raise UpdateRefused("the report does not name exactly one update")
         payload = report.payloads[0]
-        if payload.update_kind != pb.UPDATE_KIND_PLAIN:
-            raise UpdateRefused("the update is of another kind than the plain one asked for")
+        plan = SignedPlan.from_json(self._store.run(task.run_id).signed_plan).plan
+        if (payload.update_kind, payload.encoding) != (update_kind(plan.update), plan.update.label):
+            raise UpdateRefused("the update is of another kind than the plan asks for")
         joined = {row.site: row for row in self._store.run_sites(task.run_id)}
         available = int(joined[task.site].summary.get("training", 0))
         check_weight(report.cases, available)
         if not self._objects.has(payload.sha256):
             raise RequestRefused("the update has not arrived whole yet: send it first")
         model = next(p for p in task.body["payloads"] if p["kind"] == pb.PAYLOAD_KIND_WEIGHTS)
-        facts = check_update(
-            self._objects.path(payload.sha256),
-            self._objects.path(model["sha256"]),
-            norm_ratio=self._norm_ratio,
-        )
+        names, facts = self._checked(payload.sha256, model["sha256"], plan.update)
         return {
-            "update": payload.sha256,
+            **names,
             "size": payload.size,
             "cases": report.cases,
             "patches": report.patches,
@@ -185,6 +185,27 @@ class Reports:
             "norm": facts.norm,
             "global_norm": facts.global_norm,
         }
+
+    def _checked(
+        self, name: str, model: str, spec: UpdateSpec
+    ) -> tuple[dict[str, str], UpdateFacts]:
+        """Check an update that is here; decode it first where it came encoded.
+
+        The decoded weights become an object, which the report names; the object that came stays
+        until the round closes, so that a report which comes again finds it.
+
+        Returns:
+            What the report keeps of the objects, and what was found.
+        """
+        came, reference = self._objects.path(name), self._objects.path(model)
+        if spec.plain:
+            facts = check_update(came, reference, norm_ratio=self._norm_ratio)
+            return {"update": name}, facts
+        with self._objects.scratch() as decoded:
+            decode(came, reference, decoded, spec)
+            facts = check_update(decoded, reference, norm_ratio=self._norm_ratio)
+            plain, _ = self._objects.adopt(decoded)
+        return {"update": plain, "encoded": name, "encoding": spec.label}, facts
 
 
 def _late(task: TaskRow) -> str:
