@@ -161,7 +161,18 @@ class _Leaf:
 
 
 def _issue(authority: KeyPair, leaf: _Leaf, now: dt.datetime) -> x509.Certificate:
+    """Certify a leaf, at most as long as the authority lasts.
+
+    Raises:
+        EnrolmentRefused: the authority's time is over.
+    """
     ends = now + dt.timedelta(days=leaf.days)
+    if now >= authority.certificate.not_valid_after_utc:
+        raise EnrolmentRefused(
+            "the project's authority expired on "
+            f"{authority.certificate.not_valid_after_utc:%Y-%m-%d} (this machine's clock: "
+            f"{now:%Y-%m-%d %H:%M} UTC): nothing can be certified"
+        )
     builder = (
         x509.CertificateBuilder()
         .subject_name(leaf.subject)
