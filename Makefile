@@ -4,7 +4,7 @@ PY := .venv/bin/python
 STAMP := .venv/.ready
 
 .DEFAULT_GOAL := help
-.PHONY: help setup check test test-long demo bench bench-dicom bench-deidentify bench-imaging docs bundle format clean
+.PHONY: help setup check test test-long demo bench bench-dicom bench-deidentify bench-imaging bench-federation docs bundle format clean
 
 help: ## list the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## /{printf "  make %-17s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -41,6 +41,9 @@ bench-deidentify: $(STAMP) ## de-identifiers side by side: instances per second 
 bench-imaging: $(STAMP) ## images side by side: registration, conversion, whole studies, two workers (installs the peers); BENCH="--quick"
 	@$(PY) -m pip install -q -c packaging/constraints.txt -e '.[bench]'
 	@$(PY) -m benchmarks.imaging $(BENCH)
+
+bench-federation: $(STAMP) ## federations side by side: clinode, NVFLARE, Flower, bare streams (peers in environments of their own); BENCH="--quick"
+	@$(PY) -m benchmarks.federation $(BENCH)
 
 docs: $(STAMP) ## regenerate the generated parts of docs/ (diagrams, command reference)
 	@$(PY) packaging/generate_docs.py

@@ -1,0 +1,1 @@
+"""Federations side by side: clinode, NVFLARE, Flower, and the floors that no program goes below."""
