@@ -7,11 +7,13 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Final
 
+from federation.encoding import Feedback, encode
 from federation.errors import SiteFailed
 from federation.fingerprint import Fingerprint
 from federation.learning.prepared import Split
 from federation.manifest import ModelManifest
 from federation.node.connection import payload_of
+from federation.node.owed import Owed
 from federation.node.site_port import EVALUATED, Decision, SitePort
 from federation.plan import SignedPlan
 from federation.trainer import (
@@ -24,7 +26,9 @@ from federation.trainer import (
     TrainJob,
     TrainResult,
 )
+from federation.update_spec import UpdateSpec
 from federation.wire import federation_pb2 as pb
+from federation.wire.kinds import update_kind
 from federation.wire.versions import MESSAGE_FORMAT
 
 TrainerFactory = Callable[[Path, TrainerResources], Trainer]
@@ -62,12 +66,21 @@ class RunFiles:
         self.out = folder / "agent" / "out"
         self.plan = folder / "agent" / "plan.json"
         self.trainer = folder / "trainer"
+        self.owed = Owed(folder / "agent" / "owed")
         for made in (self.objects, self.out):
             made.mkdir(parents=True, exist_ok=True)
 
     def object(self, payload: pb.Payload) -> Path:
         """Where a fetched object lies."""
         return self.objects / payload.sha256
+
+    def update(self, task_id: str) -> Path:
+        """A task's update as it is sent."""
+        return self.out / f"{task_id}.safetensors"
+
+    def trained(self, task_id: str) -> Path:
+        """The weights that an encoded update was made of."""
+        return self.out / f"{task_id}.trained.safetensors"
 
 
 def refusal(task: pb.Task, words: str) -> pb.TaskReport:
@@ -152,10 +165,11 @@ class Worker:
         signed = self._approved(task, files)
         if "update" not in signed.plan.sends:
             return refusal(task, "the approved plan does not list updates among what it sends")
-        if task.update_kind != pb.UPDATE_KIND_PLAIN:
-            return refusal(task, "this version sends plain updates only")
+        spec = signed.plan.update
+        if task.update_kind != update_kind(spec):
+            return refusal(task, "the task asks for another kind of update than the approved plan")
         weights = files.object(_one(task, pb.PAYLOAD_KIND_WEIGHTS))
-        out = files.out / f"{task.task_id}.safetensors"
+        out = files.update(task.task_id) if spec.plain else files.trained(task.task_id)
         result = self._trainer_for(task.run_id, files).train(
             TrainJob(
                 plan=signed.plan,
@@ -166,9 +180,7 @@ class Worker:
             )
         )
         report = _done(task)
-        payload = payload_of(pb.PAYLOAD_KIND_UPDATE, "update.safetensors", result.update)
-        payload.update_kind = pb.UPDATE_KIND_PLAIN
-        report.payloads.append(payload)
+        report.payloads.append(_sent(task, files, spec, weights))
         report.cases, report.patches = result.cases, result.patches
         if "metrics" in signed.plan.sends:
             report.loss = result.loss
@@ -263,6 +275,36 @@ class Worker:
 
 
 _COUNTS: Final = ("studies", "segmented", "no_finding", "skipped", "failed", "held", "sent")
+
+
+def turn_of(task: pb.Task) -> int:
+    """The how-manieth training of this site in its run a training task is, from 1."""
+    return task.turn or task.round
+
+
+def _sent(task: pb.Task, files: RunFiles, spec: UpdateSpec, weights: Path) -> pb.Payload:
+    """The update as it travels, made of what the trainer has written.
+
+    Raises:
+        UpdateRefused: the trainer's weights are not of the model.
+        SiteFailed: no space.
+    """
+    update, name = files.update(task.task_id), "update.safetensors"
+    if not spec.plain:
+        feedback = None
+        if spec.feedback:
+            owed = files.owed
+            feedback = Feedback(owed.before(turn_of(task)), owed.open(task.task_id))
+        try:
+            encode(files.trained(task.task_id), weights, update, spec, feedback)
+        except OSError as error:
+            words = "the site could not write the encoded update: its operator must make room"
+            raise SiteFailed(words) from error
+        if spec.compression == "zstd":
+            name += ".zst"
+    payload = payload_of(pb.PAYLOAD_KIND_UPDATE, name, update)
+    payload.update_kind, payload.encoding = update_kind(spec), spec.label
+    return payload
 
 
 def _one(task: pb.Task, kind: pb.PayloadKind.ValueType) -> pb.Payload:
