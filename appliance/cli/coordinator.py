@@ -33,6 +33,14 @@ def init(
     enrolment_port: Annotated[
         int, typer.Option("--enrolment-port", min=1, max=65535, help="Enrolment port.")
     ] = 8441,
+    key_passphrase: Annotated[
+        str,
+        typer.Option(
+            "--key-passphrase",
+            help="Where the keys' passphrase is: credential:NAME, file:PATH, environment:NAME "
+            "or prompt; default none.",
+        ),
+    ] = "",
 ) -> None:
     """Make the home folder: project authority, certificates, plan-signing key, settings."""
     from federation.coordinator.process import init_coordinator
@@ -47,6 +55,7 @@ def init(
             bind=bind,
             federation_port=port,
             enrolment_port=enrolment_port,
+            **({"key_passphrase": key_passphrase} if key_passphrase else {}),
         ),
     )
     print_lines(

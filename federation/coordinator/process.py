@@ -135,6 +135,7 @@ class Coordinator:
             keys=options.keys,
             passphrase=read_passphrase(self.settings.key_passphrase),
         )
+        self._plan_signer = self.keys.plan()
         self.audit = AuditChain(self.home.audit, options.clock)
         self.store = Store(self.home.state, options.clock, options.observer)
         self.objects = ObjectStore(self.home.objects)
@@ -179,7 +180,7 @@ class Coordinator:
         self.upkeep.on_renewed(self._front.reload)
         self.upkeep.start()
         runs = Runs(
-            self.store, self.registry, self.engine, self._records, self.keys.plan(), self.audit
+            self.store, self.registry, self.engine, self._records, self._plan_signer, self.audit
         )
         self._servers.append(
             bind_control(ControlService(runs, self.settings, self._front), self.control_path)

@@ -25,6 +25,12 @@ WORDS = b"four words of cover"
 
 
 @pytest.fixture
+def quick_cover(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Cheap scrypt where its strength is not the question."""
+    monkeypatch.setattr("federation.keyfile.SCRYPT_N", 1 << 6)
+
+
+@pytest.fixture
 def keys(tmp_path: Path) -> Path:
     folder = tmp_path / "keys"
     folder.mkdir(mode=0o700)
@@ -61,6 +67,7 @@ def test_covered_key_is_read_by_us_and_by_openssl(keys: Path) -> None:
             ["openssl", "asn1parse", "-in", path], capture_output=True, text=True, check=True
         ).stdout
         assert ":scrypt" in shown
+        assert ":4000" in shown  # N = 2^14
         assert ":aes-256-cbc" in shown
         subprocess.run(
             ["openssl", "pkey", "-in", path, "-passin", f"pass:{WORDS.decode()}", "-noout"],
@@ -69,6 +76,7 @@ def test_covered_key_is_read_by_us_and_by_openssl(keys: Path) -> None:
         )
 
 
+@pytest.mark.usefixtures("quick_cover")
 def test_wrong_or_missing_passphrase_is_told(keys: Path) -> None:
     path = keys / "ca.key"
     save_key(path, new_key(), WORDS)
@@ -81,6 +89,7 @@ def test_wrong_or_missing_passphrase_is_told(keys: Path) -> None:
         load_key(path)
 
 
+@pytest.mark.usefixtures("quick_cover")
 def test_plain_key_is_covered_when_a_passphrase_is_set(keys: Path) -> None:
     path, key = keys / "node.key", new_key()
     save_key(path, key)
