@@ -287,7 +287,6 @@ def _sent(task: pb.Task, files: RunFiles, spec: UpdateSpec, weights: Path) -> pb
 
     Raises:
         UpdateRefused: the trainer's weights are not of the model.
-        SiteFailed: no space.
     """
     update, name = files.update(task.task_id), "update.safetensors"
     if not spec.plain:
@@ -295,11 +294,7 @@ def _sent(task: pb.Task, files: RunFiles, spec: UpdateSpec, weights: Path) -> pb
         if spec.feedback:
             owed = files.owed
             feedback = Feedback(owed.before(turn_of(task)), owed.open(task.task_id))
-        try:
-            encode(files.trained(task.task_id), weights, update, spec, feedback)
-        except OSError as error:
-            words = "the site could not write the encoded update: its operator must make room"
-            raise SiteFailed(words) from error
+        encode(files.trained(task.task_id), weights, update, spec, feedback)
         if spec.compression == "zstd":
             name += ".zst"
     payload = payload_of(pb.PAYLOAD_KIND_UPDATE, name, update)
