@@ -9,6 +9,7 @@ import argparse
 import json
 import os
 import sys
+from collections.abc import Callable
 from pathlib import Path
 
 import structlog
@@ -16,8 +17,12 @@ import structlog
 from federation.trainer.isolation import interfaces, isolate
 
 
-def main() -> int:
-    """Isolate the process, record how, then serve the inbox."""
+def main(observer: Callable[[str], None] | None = None) -> int:
+    """Isolate the process, record how, then serve the inbox.
+
+    Args:
+        observer: sees every step of every job (see ``federation.trainer.states``).
+    """
     parser = argparse.ArgumentParser(prog="federation.trainer")
     parser.add_argument("folder", type=Path)
     parser.add_argument("--threads", type=int, default=1)
@@ -43,9 +48,14 @@ def main() -> int:
     }
     write_atomically(arguments.folder / "process.json", json.dumps(record).encode())
 
-    from federation.trainer.serve import Server  # loads torch, after the record is written
+    from federation.trainer.serve import Server, unseen  # loads torch, after the record is written
 
-    server = Server(arguments.folder, threads=arguments.threads, device=arguments.device)
+    server = Server(
+        arguments.folder,
+        threads=arguments.threads,
+        device=arguments.device,
+        observer=observer or unseen,
+    )
     server.serve(sys.stdin.buffer, sys.stdout.buffer)
     return 0
 

@@ -79,9 +79,10 @@ class Progress:
 class _Process:
     """One trainer process with its guard thread."""
 
-    def __init__(self, folder: Path, resources: TrainerResources) -> None:
+    def __init__(self, folder: Path, resources: TrainerResources, module: str) -> None:
         self._folder = folder
         self._resources = resources
+        self._module = module
         self._changed = threading.Condition()
         self._news = 0
         self._ended: int | None = None
@@ -100,7 +101,7 @@ class _Process:
         try:
             with (self._folder / "trainer.log").open("wb") as log:
                 popen = subprocess.Popen(
-                    _command(self._folder, self._resources),
+                    _command(self._module, self._folder, self._resources),
                     stdin=subprocess.PIPE,
                     stdout=subprocess.PIPE,
                     stderr=log,
@@ -209,11 +210,15 @@ class Trainer:
         folder: The trainer's folder; it is created. A later ``Trainer`` on the same folder goes on
             with the optimiser and random state found there.
         resources: Threads and device.
+        module: What runs as the process; it takes the arguments of ``federation.trainer``.
     """
 
-    def __init__(self, folder: Path, resources: TrainerResources) -> None:
+    def __init__(
+        self, folder: Path, resources: TrainerResources, *, module: str = "federation.trainer"
+    ) -> None:
         self.folder = folder
         self.resources = resources
+        self._module = module
         self._process: _Process | None = None
         self._lock = threading.Lock()
         self._life = threading.RLock()
@@ -253,7 +258,7 @@ class Trainer:
                 if not (self.folder / "outbox" / path.name).exists():
                     path.unlink()
             (self.folder / "progress.json").unlink(missing_ok=True)
-            self._process = _Process(self.folder, self.resources)
+            self._process = _Process(self.folder, self.resources, self._module)
 
     def close(self) -> None:
         """Stop the process. A job that waits in another thread ends with ``TrainerLost``."""
@@ -369,7 +374,7 @@ class Trainer:
                 times = "" if deaths == 1 else f" {deaths} times during one job, last"
                 told = "it may need more memory" if cause is None else cause.words
                 raise TrainerLost(f"the trainer process died{times} {ending}: {told}")
-            self._process = _Process(self.folder, self.resources)
+            self._process = _Process(self.folder, self.resources, self._module)
 
     def _forget_old(self) -> None:
         for path in self._inbox()[:-KEPT_JOBS]:
@@ -403,11 +408,11 @@ def _words(code: int | None) -> str:
     return f"with exit status {code}"
 
 
-def _command(folder: Path, resources: TrainerResources) -> list[str]:
+def _command(module: str, folder: Path, resources: TrainerResources) -> list[str]:
     return [
         sys.executable,
         "-m",
-        "federation.trainer",
+        module,
         str(folder.absolute()),
         f"--threads={resources.threads}",
         f"--device={resources.device}",

@@ -2,7 +2,8 @@
 
 import json
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
 from pathlib import Path
 from typing import IO, Any, Final
 
@@ -40,6 +41,7 @@ from federation.trainer.jobs import (
     parse_job,
     result_document,
 )
+from federation.trainer.states import JobStep
 from federation.trainer.words import cause_of
 
 POISONED: Final = 3
@@ -47,7 +49,15 @@ POISONED: Final = 3
 PROGRESS_SECONDS: Final = 0.5
 """Least time between two writings of the progress file."""
 
+Observer = Callable[[str], None]
+"""Called with ``<kind>:<step>:entering`` before a step of a job and ``...:entered`` after it."""
+
 _log = structlog.get_logger(__name__)
+
+
+def unseen(point: str) -> None:
+    """Nobody looks."""
+    del point
 
 
 class Server:
@@ -58,6 +68,7 @@ class Server:
         threads: CPU threads for tensor work.
         device: Torch device.
         clock: Seconds, monotonic.
+        observer: Sees every step.
     """
 
     def __init__(
@@ -67,8 +78,11 @@ class Server:
         threads: int = 1,
         device: str = "cpu",
         clock: Callable[[], float] = time.monotonic,
+        observer: Observer = unseen,
     ) -> None:
         self._folder = folder
+        self._observer = observer
+        self._kind = ""
         self._device = torch.device(device)
         self._clock = clock
         self._progress_at = float("-inf")
@@ -100,7 +114,9 @@ class Server:
         try:
             envelope = self._envelope(name)
             answer["key"] = envelope.get("key")
-            job = parse_job(envelope["job"])
+            self._kind = str(envelope["job"].get("kind"))
+            with self._step(JobStep.TAKEN):
+                job = parse_job(envelope["job"])
             answer["result"] = result_document(self._perform(job, envelope["job"]))
             answer["ok"] = True
         except FederationError as error:
@@ -110,8 +126,16 @@ class Server:
             cause = cause_of(type(error).__name__, str(error))
             answer["error"] = cause.words
             whole = not cause.poisoned
-        write_atomically(self._folder / "outbox" / name, json.dumps(answer).encode())
+        with self._step(JobStep.ANSWERED):
+            write_atomically(self._folder / "outbox" / name, json.dumps(answer).encode())
         return whole
+
+    @contextmanager
+    def _step(self, step: JobStep) -> Iterator[None]:
+        """A step of the present job, seen before and after."""
+        self._observer(f"{self._kind}:{step}:entering")
+        yield
+        self._observer(f"{self._kind}:{step}:entered")
 
     def _envelope(self, name: str) -> dict[str, Any]:
         path = self._folder / "inbox" / name
@@ -126,14 +150,16 @@ class Server:
         begin = self._clock()
         self._progress_at = float("-inf")
         if isinstance(job, InitialiseJob):
-            return InitialiseResult(job.out, initial_weights(job.plan, job.out))
-        if file_sha256(job.weights) != document.get("weights_sha256"):
-            raise TrainerFailed("the weights file has changed since the job was given")
-        folder = self._open(job.prepared, str(document.get("manifest_sha256")))
-        _check_inputs(job.plan, folder)
-        network = build_network(job.plan)
-        load_weights(network, job.weights)
-        network.to(self._device)
+            with self._step(JobStep.WRITTEN):
+                return InitialiseResult(job.out, initial_weights(job.plan, job.out))
+        with self._step(JobStep.OPENED):
+            if file_sha256(job.weights) != document.get("weights_sha256"):
+                raise TrainerFailed("the weights file has changed since the job was given")
+            folder = self._open(job.prepared, str(document.get("manifest_sha256")))
+            _check_inputs(job.plan, folder)
+            network = build_network(job.plan)
+            load_weights(network, job.weights)
+            network.to(self._device)
         if isinstance(job, TrainJob):
             return self._train(job, folder, network, begin)
         if isinstance(job, EvaluateJob):
@@ -153,16 +179,19 @@ class Server:
             total_loss += loss
             self._report(job.round, done, steps, total_loss / done)
 
-        outcome = train_round(
-            network,
-            job.plan,
-            folder,
-            job.round,
-            state=load_state(earlier) if earlier is not None else None,
-            on_step=on_step,
-        )
-        sha256 = save_weights(network, job.out)
-        save_state(states, outcome.state)
+        with self._step(JobStep.WORKED):
+            outcome = train_round(
+                network,
+                job.plan,
+                folder,
+                job.round,
+                state=load_state(earlier) if earlier is not None else None,
+                on_step=on_step,
+            )
+        with self._step(JobStep.WRITTEN):
+            sha256 = save_weights(network, job.out)
+        with self._step(JobStep.KEPT):
+            save_state(states, outcome.state)
         return TrainResult(
             update=job.out,
             sha256=sha256,
@@ -180,9 +209,10 @@ class Server:
     ) -> EvaluateResult:
         entries = [e for e in folder.manifest.of_split(job.split) if e.labelled]
         scores: list[CaseScores] = []
-        for number, entry in enumerate(entries, start=1):
-            scores.append(evaluate_case(network, folder.case(entry), job.plan))
-            self._report(None, number, len(entries), None, kind="evaluate")
+        with self._step(JobStep.WORKED):
+            for number, entry in enumerate(entries, start=1):
+                scores.append(evaluate_case(network, folder.case(entry), job.plan))
+                self._report(None, number, len(entries), None, kind="evaluate")
         return EvaluateResult(job.split, tuple(scores), self._clock() - begin)
 
     def _infer(
@@ -190,12 +220,13 @@ class Server:
     ) -> InferResult:
         job.out.mkdir(parents=True, exist_ok=True)
         masks: dict[str, Path] = {}
-        for number, name in enumerate(job.cases, start=1):
-            case = folder.case(folder.manifest.entry(name))
-            masks[name] = job.out / f"{name}.safetensors"
-            predicted = PredictedMask(predict(network, case, job.plan), case.affine)
-            write_mask(masks[name], predicted)
-            self._report(None, number, len(job.cases), None, kind="infer")
+        with self._step(JobStep.WORKED):
+            for number, name in enumerate(job.cases, start=1):
+                case = folder.case(folder.manifest.entry(name))
+                masks[name] = job.out / f"{name}.safetensors"
+                predicted = PredictedMask(predict(network, case, job.plan), case.affine)
+                write_mask(masks[name], predicted)
+                self._report(None, number, len(job.cases), None, kind="infer")
         return InferResult(masks, self._clock() - begin)
 
     def _open(self, path: Path, manifest_sha256: str) -> PreparedFolder:
