@@ -7,87 +7,30 @@ whole) and one transaction. So the engine can be killed anywhere and goes on fro
 from __future__ import annotations
 
 import threading
-import time
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass
-from datetime import timedelta
-from pathlib import Path
-from typing import Final
 
 import structlog
 
-from federation.audit_chain import AuditChain
-from federation.canonical import JSON
-from federation.clock import Clock, parse_stamp, stamp
-from federation.coordinator.aggregation import new_global_model, weighted_updates
-from federation.coordinator.objects import ObjectStore
+from federation.coordinator.asynchronous import BufferedRounds
 from federation.coordinator.publication import published_manifest
-from federation.coordinator.quorum import (
-    JoinFacts,
-    RoundFacts,
-    Verdict,
-    join_verdict,
-    training_verdict,
-)
-from federation.coordinator.records import RunRecords
-from federation.coordinator.schema import RoundRow, RunRow, TaskRow
+from federation.coordinator.quorum import JoinFacts, Verdict, join_verdict, lost_mandatory
+from federation.coordinator.rounds import Rounds
+from federation.coordinator.schema import RunRow
 from federation.coordinator.states import TASK_ENDS, RoundState, RunState, TaskState
-from federation.coordinator.store import Change, Store
-from federation.coordinator.tasks import (
-    evaluate_body,
-    fingerprint_body,
-    newest_per_site,
-    offer_body,
-    publish_body,
-    splits_due,
-    task_for,
-    train_body,
-    update_objects,
-    with_weights,
-)
+from federation.coordinator.steps import ACTIVE as ACTIVE
+from federation.coordinator.steps import RECALLED, Steps, parts_of, reasons, waiting
+from federation.coordinator.steps import EngineParts as EngineParts
+from federation.coordinator.steps import Initialiser as Initialiser
+from federation.coordinator.store import Change
+from federation.coordinator.tasks import newest_per_site, publish_body, task_for
+from federation.coordinator.turns import may_start
 from federation.errors import FederationError
 from federation.manifest import manifest_for
-from federation.plan import SignedPlan
 from federation.where import where
 
-Initialiser = Callable[[SignedPlan, Path, Path], None]
-"""Writes a plan's initial weights: (plan, file to write, work folder)."""
-
-ACTIVE: Final = (
-    RunState.SUBMITTED,
-    RunState.OFFERED,
-    RunState.RUNNING,
-    RunState.PUBLISHING,
-)
 _log = structlog.get_logger(__name__)
 
 
-@dataclass(frozen=True, slots=True)
-class EngineParts:
-    """What the engine works with.
-
-    Attributes:
-        store: the state.
-        objects: plans, models and updates.
-        records: the runs' folders for people and TensorBoard.
-        audit: the log.
-        initialiser: makes initial weights.
-        clock: wall clock.
-        work: a folder for files in the making.
-        patience_s: how long a run with quorum waits for undecided sites before it starts.
-    """
-
-    store: Store
-    objects: ObjectStore
-    records: RunRecords
-    audit: AuditChain
-    initialiser: Initialiser
-    clock: Clock
-    work: Path
-    patience_s: float
-
-
-class Engine:
+class Engine(Steps):
     """Advances all runs, in a thread of its own or step by step.
 
     Args:
@@ -95,22 +38,24 @@ class Engine:
     """
 
     def __init__(self, parts: EngineParts) -> None:
-        self._parts = parts
-        self._store = parts.store
+        super().__init__(parts)
         self._stop = threading.Event()
         self._thread: threading.Thread | None = None
-        self._plans: dict[str, SignedPlan] = {}
-        self._extended: set[tuple[str, int]] = set()
+        self._synchronous = Rounds(parts)
+        self._asynchronous = BufferedRounds(parts)
+
+    @property
+    def slots(self) -> int:
+        """How many runs may be active at a time."""
+        return self._parts.slots
 
     def start(self) -> None:
         """Give open rounds their full time again, then run until :meth:`stop`."""
         self._parts.work.mkdir(parents=True, exist_ok=True)
         for run in self._store.runs():
-            self._refresh_deadline(run)
+            self.refresh_deadlines(run)
             self._parts.records.restore(run)
-            for row in self._store.rounds(run.run_id):
-                if row.state is RoundState.CLOSED:
-                    self._forget_updates(run, row.number)
+            self._synchronous.forget_updates(run)
         self._thread = threading.Thread(target=self._run, name="engine", daemon=True)
         self._thread.start()
 
@@ -140,7 +85,7 @@ class Engine:
             try:
                 moved |= self._advance(run)
             except FederationError as error:
-                self._fail(run, str(error))
+                self.fail(run, str(error))
                 moved = True
             except Exception as error:  # edge: one run's trouble must not stop the others
                 self._stumbled(run, error)
@@ -153,35 +98,21 @@ class Engine:
         if run.words != words:
             with self._store.change(quiet=True) as change:
                 change.set("runs", {"run_id": run.run_id}, {"words": words})
-            self._parts.audit.append("system", "run.stumbled", run.run_id, {"words": words})
-
-    def plan(self, run: RunRow) -> SignedPlan:
-        """The run's plan, parsed once."""
-        if run.run_id not in self._plans:
-            self._plans[run.run_id] = SignedPlan.from_json(run.signed_plan)
-        return self._plans[run.run_id]
+            self._audit(run, "run.stumbled", {"words": words})
 
     def _advance(self, run: RunRow) -> bool:
         steps = {
             RunState.SUBMITTED: self._initialise,
             RunState.OFFERED: self._await_sites,
-            RunState.RUNNING: self._advance_round,
+            RunState.QUEUED: self._take_turn,
+            RunState.RUNNING: self._advance_rounds,
             RunState.PUBLISHING: self._await_publication,
         }
         return steps[run.state](run)
 
-    def _fail(self, run: RunRow, words: str) -> None:
-        with self._store.change() as change:
-            change.expire(self._open(run.run_id), "the run failed")
-            change.run(run.run_id, RunState.FAILED, words=words)
-        self._parts.audit.append("system", "run.failed", run.run_id, {"words": words})
-        _log.error("run_failed", run=run.run_id, words=words)
-
-    def _open(self, run_id: str) -> list[TaskRow]:
-        return [task for task in self._store.tasks(run_id) if task.state not in TASK_ENDS]
-
-    def _joined(self, run_id: str) -> list[str]:
-        return [row.site for row in self._store.run_sites(run_id) if row.state == "joined"]
+    def _rounds(self, run: RunRow) -> Rounds:
+        asynchronous = self.plan(run).plan.strategy.asynchronous
+        return self._asynchronous if asynchronous else self._synchronous
 
     # -- from submission to the first round
 
@@ -190,7 +121,6 @@ class Engine:
         out = self._parts.work / f"{run.run_id}-initial.safetensors"
         self._parts.initialiser(signed, out, self._parts.work / f"{run.run_id}-initialise")
         sha256, size = self._parts.objects.adopt(out)
-        offer = offer_body(self._parts.objects.put_bytes(run.signed_plan), len(run.signed_plan))
         manifest = manifest_for(signed.plan, 0, (sha256, size), ())
         with self._store.change() as change:
             change.add_round(
@@ -201,19 +131,22 @@ class Engine:
                 weights_sha256=sha256,
                 weights_size=size,
                 model_id=manifest.id,
+                plan_hash=run.plan_hash,
             )
-            for row in self._store.run_sites(run.run_id):
-                change.add_task(task_for(run, 0, row.site, "offer", offer))
+            self.add_offers(change, run, [r.site for r in self._store.run_sites(run.run_id)])
             change.run(run.run_id, RunState.OFFERED)
-        self._parts.audit.append("system", "run.offered", run.run_id, {"model": manifest.id})
+        self._audit(run, "run.offered", {"model": manifest.id})
         return True
 
     def _await_sites(self, run: RunRow) -> bool:
-        plan = self.plan(run).plan
-        rows = self._store.run_sites(run.run_id)
-        joined = sum(row.state == "joined" for row in rows)
-        undecided = sum(row.state == "invited" for row in rows)
-        minimum = plan.strategy.minimum_sites
+        strategy = self.plan(run).plan.strategy
+        parts = parts_of(self._store, run)
+        lost = lost_mandatory(strategy.mandatory_sites, parts)
+        if lost:
+            return self.fail(run, lost)
+        joined = sum(part.able for part in parts)
+        undecided = sum(part.undecided for part in parts)
+        minimum = strategy.minimum_sites
         if joined >= minimum and run.quorum_at is None:
             with self._store.change() as change:
                 change.set("runs", {"run_id": run.run_id}, {"quorum_at": change.now})
@@ -222,200 +155,92 @@ class Engine:
         facts = JoinFacts(joined, undecided, minimum, waited >= self._parts.patience_s)
         verdict = join_verdict(facts)
         if verdict is Verdict.FAIL:
-            reasons = "; ".join(f"{r.site}: {r.words}" for r in rows if r.words)
-            self._fail(run, f"{joined} sites joined, the plan needs {minimum} ({reasons})")
-            return True
-        if verdict is not Verdict.GO_ON:
+            words = f"{joined} sites joined, the plan needs {minimum}{reasons(parts)}"
+            return self.fail(run, words)
+        able = {part.site for part in parts if part.able}
+        if verdict is not Verdict.GO_ON or not able.issuperset(strategy.mandatory_sites):
             return False
-        first = self._store.rounds(run.run_id)[0]
+        return self._take_turn(run)
+
+    def _take_turn(self, run: RunRow) -> bool:
+        """Start a run that has its quorum, or go on with one, where it is its turn."""
         with self._store.change() as change:
-            change.run(run.run_id, RunState.RUNNING)
-            self._evaluate(change, run, first, ("validation", "test"))
-            self._ask_fingerprints(change, run)
-        self._parts.audit.append("system", "run.started", run.run_id, {"sites": joined})
-        return True
-
-    # -- rounds
-
-    def _advance_round(self, run: RunRow) -> bool:
-        current = self._store.rounds(run.run_id)[-1]
-        if current.state is RoundState.TRAINING:
-            return self._await_updates(run, current)
-        if current.state is RoundState.AGGREGATING:
-            return self._aggregate(run, current)
-        if current.state is RoundState.EVALUATING:
-            return self._await_scores(run, current)
-        if current.number < self.plan(run).plan.training.rounds:
-            return self._open_round(run, current)
-        return self._publish(run, current)
-
-    def _open_round(self, run: RunRow, before: RoundRow) -> bool:
-        number = before.number + 1
-        body = train_body(before, self.plan(run).plan.update)
-        with self._store.change() as change:
-            change.add_round(run.run_id, number, RoundState.TRAINING, deadline=self._deadline(run))
-            self._ask_fingerprints(change, run)
-            for site in self._joined(run.run_id):
-                change.add_task(task_for(run, number, site, "train", body))
-        return True
-
-    def _ask_fingerprints(self, change: Change, run: RunRow) -> None:
-        """Ask every joined site once, those that joined late too; no round waits for it."""
-        if "fingerprint" in self.plan(run).plan.sends:
-            for site in self._joined(run.run_id):
-                change.add_task(task_for(run, 0, site, "fingerprint", fingerprint_body()))
-
-    def _await_updates(self, run: RunRow, current: RoundRow) -> bool:
-        plan = self.plan(run).plan
-        newest = newest_per_site(self._store.tasks(run.run_id, current.number, "train"))
-        facts = RoundFacts(
-            states=[task.state for task in newest],
-            minimum=plan.strategy.minimum_sites,
-            attempt=current.attempt,
-            late=parse_stamp(current.deadline) <= self._parts.clock(),
+            starts = may_start(run.run_id, waiting(self._store), self._parts.slots)
+            if not starts and run.state is RunState.QUEUED:
+                return False
+            first = self._store.rounds(run.run_id)[0]
+            fresh = first.state is RoundState.AGGREGATING
+            change.run(run.run_id, RunState.RUNNING if starts else RunState.QUEUED, words="")
+            if starts and fresh:
+                rounds = self._rounds(run)
+                rounds.evaluate(change, run, first, ("validation", "test"))
+                rounds.ask_fingerprints(change, run)
+        if not starts:
+            self._audit(run, "run.queued")
+            return True
+        self._audit(
+            run, "run.started" if fresh else "run.continued", {"sites": len(self._able(run))}
         )
-        verdict = training_verdict(facts)
-        if verdict is Verdict.GO_ON:
-            with self._store.change() as change:
-                change.expire(newest, "the round went on without this site")
-                change.round(current, RoundState.AGGREGATING, trained_at=change.now)
-            return True
-        if verdict is Verdict.EXTEND:
-            return self._extend(run, current)
-        if verdict is Verdict.RETRY:
-            return self._retry(run, current, newest)
-        if verdict is Verdict.FAIL:
-            words = "; ".join(f"{t.site}: {t.words}" for t in newest if t.words)
-            usable = sum(task.state is TaskState.DONE for task in newest)
-            self._fail(
-                run,
-                f"round {current.number}: {usable} usable updates after {current.attempt} tries, "
-                f"the plan needs {plan.strategy.minimum_sites} ({words})",
-            )
-            return True
-        return False
-
-    def _extend(self, run: RunRow, current: RoundRow) -> bool:
-        words = "the deadline passed without quorum: waiting on for sites that have not answered"
-        with self._store.change() as change:
-            key = {"run_id": run.run_id, "number": current.number}
-            change.set("rounds", key, {"deadline": self._deadline(run), "words": words})
-        if (run.run_id, current.number) not in self._extended:
-            self._extended.add((run.run_id, current.number))
-            detail: dict[str, JSON] = {"round": current.number, "words": words}
-            self._parts.audit.append("system", "round.extended", run.run_id, detail)
+        self.refresh_deadlines(self._store.run(run.run_id))
         return True
 
-    def _retry(self, run: RunRow, current: RoundRow, newest: Sequence[TaskRow]) -> bool:
-        body = train_body(self._store.rounds(run.run_id)[-2], self.plan(run).plan.update)
-        attempt = current.attempt + 1
-        done = {task.site for task in newest if task.state is TaskState.DONE}
-        with self._store.change() as change:
-            key = {"run_id": run.run_id, "number": current.number}
-            fields = {"attempt": attempt, "deadline": self._deadline(run)}
-            change.set("rounds", key, fields)
-            for site in self._joined(run.run_id):
-                if site not in done:
-                    task = task_for(run, current.number, site, "train", body, attempt)
-                    change.add_task(task)
-        detail = {"round": current.number, "attempt": attempt}
-        self._parts.audit.append("system", "round.retried", run.run_id, detail)
-        return True
+    def _advance_rounds(self, run: RunRow) -> bool:
+        rounds = self._rounds(run)
+        if rounds.done(run):
+            return self._publish(run)
+        return rounds.advance(run)
 
-    def _aggregate(self, run: RunRow, current: RoundRow) -> bool:
-        plan = self.plan(run).plan
-        rounds = self._store.rounds(run.run_id)
-        tasks = newest_per_site(self._store.tasks(run.run_id, current.number, "train"))
-        updates = weighted_updates(tasks, self._parts.objects, plan.strategy.weight_cap)
-        started = time.monotonic()
-        out = self._parts.work / f"{run.run_id}-{current.number:05d}.safetensors"
-        sha256, size = new_global_model(updates, out, self._parts.objects)
-        seconds = time.monotonic() - started
-        parents = (str(rounds[-2].model_id),)
-        manifest = manifest_for(plan, current.number, (sha256, size), parents)
-        fields: dict[str, object] = {
-            "weights_sha256": sha256,
-            "weights_size": size,
-            "model_id": manifest.id,
-            "aggregate_s": seconds,
+    # -- steering
+
+    def invite(self, change: Change, run: RunRow, site: str) -> None:
+        """Offer the plan in force to a site that takes no part yet, or left, or refused."""
+        change.invite(run.run_id, site)
+        if run.state is not RunState.SUBMITTED:
+            self.add_offers(change, run, [site])
+
+    def offer_again(self, change: Change, run: RunRow, site: str) -> None:
+        """Offer an amended plan again to a site that takes part and refused it."""
+        self.add_offers(change, run, [site])
+
+    def ask_again(self, change: Change, run: RunRow) -> None:
+        """Make the tasks anew that a pause recalled."""
+        able = set(self._able(run))
+        opened = {
+            at.number
+            for at in self._store.rounds(run.run_id)
+            if at.state in (RoundState.TRAINING, RoundState.EVALUATING)
         }
-        splits = splits_due(current.number, plan.evaluation.every, plan.training.rounds)
-        with self._store.change() as change:
-            change.set("rounds", {"run_id": run.run_id, "number": current.number}, fields)
-            if splits:
-                fresh = with_weights(current, sha256, size)
-                self._evaluate(change, run, fresh, splits)
-            else:
-                change.round(current, RoundState.CLOSED)
-        detail: dict[str, JSON] = {
-            "round": current.number,
-            "weights": {update.site: update.weight for update in updates},
-            "model": manifest.id,
-        }
-        self._parts.audit.append("system", "round.aggregated", run.run_id, detail)
-        if not splits:
-            self._closed(run, current)
-        return True
+        for kind in ("train", "evaluate", "fingerprint"):
+            for number in sorted(opened | {0}):
+                for task in newest_per_site(self._store.tasks(run.run_id, number, kind)):
+                    recalled = task.state is TaskState.EXPIRED and task.words == RECALLED
+                    if recalled and task.site in able and (number in opened or kind[0] == "f"):
+                        change.add_task(
+                            task_for(run, number, task.site, kind, task.body, task.attempt + 1)
+                        )
 
-    def _evaluate(
-        self, change: Change, run: RunRow, current: RoundRow, splits: Sequence[str]
-    ) -> None:
-        body = evaluate_body(current, splits)
-        for site in self._joined(run.run_id):
-            change.add_task(task_for(run, current.number, site, "evaluate", body))
-        change.round(current, RoundState.EVALUATING, deadline=self._deadline(run))
-
-    def _await_scores(self, run: RunRow, current: RoundRow) -> bool:
-        tasks = self._store.tasks(run.run_id, current.number, "evaluate")
-        late = parse_stamp(current.deadline) <= self._parts.clock()
-        if not late and any(task.state not in TASK_ENDS for task in tasks):
-            return False
-        with self._store.change() as change:
-            missing = change.expire(tasks, "the evaluation's deadline passed")
-            words = f"{missing} sites did not evaluate in time" if missing else current.words
-            change.round(current, RoundState.CLOSED, words=words)
-        self._closed(run, current)
-        return True
-
-    def _closed(self, run: RunRow, current: RoundRow) -> None:
-        """Write what people read, then forget the updates: the sum holds them."""
-        self._parts.records.round_closed(run, current.number)
-        self._forget_updates(run, current.number)
-
-    def _forget_updates(self, run: RunRow, number: int) -> None:
-        """Drop a round's updates but those that are a model too or that another round waits for.
-
-        One plan run twice gives the same updates, byte for byte and so by name.
-        """
-        kept = self._store.model_hashes() | self._awaited_updates()
-        for task in self._store.tasks(run.run_id, number, "train"):
-            for update in update_objects(task) - kept:
-                self._parts.objects.drop(update)
-
-    def _awaited_updates(self) -> set[str]:
-        """Updates in rounds that are not closed."""
-        return {
-            name
-            for run in self._store.runs((*ACTIVE, RunState.PAUSED))
-            for at in self._store.rounds(run.run_id)[-1:]
-            if at.state is not RoundState.CLOSED
-            for task in self._store.tasks(run.run_id, at.number, "train")
-            for name in update_objects(task)
-        }
+    def resumed(self, run: RunRow) -> None:
+        """A paused run goes on: its open round gets its full time again."""
+        self.refresh_deadlines(self._store.run(run.run_id))
 
     # -- the finished model
 
-    def _publish(self, run: RunRow, last: RoundRow) -> bool:
-        before = self._store.rounds(run.run_id)[-2]
+    def _publish(self, run: RunRow) -> bool:
+        before, last = self._store.rounds(run.run_id)[-2:]
         manifest = published_manifest(self._parts.objects, self.plan(run).plan, last, before)
         raw = manifest.to_json()
         body = publish_body(self._parts.objects.put_bytes(raw), len(raw), last)
         self._parts.records.model_made(run, manifest)
         with self._store.change() as change:
-            for site in self._joined(run.run_id):
+            if self._store.plans(run.run_id)[-1].offered_at is None:
+                # An amendment came meanwhile: there are further rounds.
+                return True
+            training = self._store.tasks(run.run_id, kind="train")
+            change.expire(training, "the run's last round is closed")
+            for site in self._able(run):
                 change.add_task(task_for(run, last.number, site, "publish", body))
             change.run(run.run_id, RunState.PUBLISHING, model_id=manifest.id)
-        self._parts.audit.append("system", "model.published", run.run_id, {"model": manifest.id})
+        self._audit(run, "model.published", {"model": manifest.id})
         return True
 
     def _await_publication(self, run: RunRow) -> bool:
@@ -425,28 +250,6 @@ class Engine:
         with self._store.change() as change:
             change.expire(self._open(run.run_id), "the run finished without it")
             change.run(run.run_id, RunState.FINISHED)
-        self._parts.audit.append("system", "run.finished", run.run_id)
+        self._audit(run, "run.finished")
+        self._synchronous.forget_updates(self._store.run(run.run_id))
         return True
-
-    # -- time
-
-    def _deadline(self, run: RunRow) -> str:
-        seconds = self.plan(run).plan.strategy.round_deadline_s
-        return stamp(self._parts.clock() + timedelta(seconds=seconds))
-
-    def _seconds_since(self, moment: str | None) -> float:
-        if moment is None:
-            return 0.0
-        return (self._parts.clock() - parse_stamp(moment)).total_seconds()
-
-    def _refresh_deadline(self, run: RunRow) -> None:
-        """The coordinator's own absence is not held against the sites."""
-        rounds = self._store.rounds(run.run_id)
-        if run.state is RunState.RUNNING and rounds and rounds[-1].state is not RoundState.CLOSED:
-            with self._store.change() as change:
-                key = {"run_id": run.run_id, "number": rounds[-1].number}
-                change.set("rounds", key, {"deadline": self._deadline(run)})
-
-    def resumed(self, run: RunRow) -> None:
-        """A paused run goes on: its open round gets its full time again."""
-        self._refresh_deadline(self._store.run(run.run_id))

@@ -13,16 +13,16 @@ import structlog
 from federation.audit_chain import AuditChain
 from federation.coordinator.objects import ObjectStore
 from federation.coordinator.schema import TaskRow
-from federation.coordinator.states import RUN_ENDS, TASK_ENDS, PartState, TaskState
+from federation.coordinator.states import RUN_ENDS, TASK_ENDS, PartState, RoundState, TaskState
 from federation.coordinator.store import Change, Store
-from federation.coordinator.tasks import update_kind
 from federation.coordinator.update_check import UpdateFacts, check_update, check_weight
 from federation.encoding import decode
 from federation.errors import FingerprintRefused, RequestRefused, UpdateRefused
 from federation.fingerprint import Fingerprint
-from federation.plan import SignedPlan
+from federation.plan import Plan, SignedPlan
 from federation.update_spec import UpdateSpec
 from federation.wire import federation_pb2 as pb
+from federation.wire.kinds import update_kind
 
 MAX_WORDS: Final = 300
 MAX_METRICS: Final = 256
@@ -81,7 +81,7 @@ class Reports:
         if task is None or task.site != site:
             raise RequestRefused("there is no such task of this site")
         if task.state in TASK_ENDS:
-            return task.state is TaskState.DONE, task.words or _late(task)
+            return _again(task, report)
         if task.state is TaskState.OPEN:
             raise RequestRefused("the task has not been given to this site yet: ask for it first")
         ending = self._judge(task, report)
@@ -92,6 +92,8 @@ class Reports:
             change.task(task.task_id, ending.state, words=ending.words, report=dict(ending.report))
             if task.kind == "offer":
                 _join(change, task, ending)
+            elif task.kind == "train" and ending.state is TaskState.DONE:
+                change.add_update(task)
         _log.info("task_ended", task=task.task_id, state=ending.state.value)
         detail = {"kind": task.kind, "state": ending.state.value, "words": ending.words}
         self._audit.append(site, "task.reported", task.task_id, detail)
@@ -143,7 +145,40 @@ class Reports:
                 kept["counts"] = _counts(report.counts)
         except UpdateRefused as error:
             return Ending(TaskState.REFUSED, str(error), kept)
-        return Ending(TaskState.DONE, "", kept)
+        return Ending(TaskState.DONE, self._kept_words(task), kept)
+
+    def _kept_words(self, task: TaskRow) -> str:
+        """What a site is told whose update counts for a later round than it was asked in."""
+        if task.kind != "train" or self._next_model(task) == task.round:
+            return ""
+        plan = SignedPlan.from_json(self._store.run(task.run_id).signed_plan).plan
+        if plan.strategy.asynchronous:
+            return ""
+        return f"round {task.round} had closed: the update is kept for the next one"
+
+    def _next_model(self, task: TaskRow) -> int:
+        """The round whose model an update that comes now goes into."""
+        newest = self._store.rounds(task.run_id)[-1]
+        return newest.number + (newest.state is not RoundState.TRAINING)
+
+    def _check_fresh(self, task: TaskRow, plan: Plan, name: str) -> None:
+        """Refuse an update that is too stale, and one that the site has sent before.
+
+        Raises:
+            UpdateRefused: in words.
+        """
+        behind = self._next_model(task) - task.round
+        if behind > plan.strategy.maximum_staleness:
+            raise UpdateRefused(
+                f"the update started {behind} models ago, the plan takes at most "
+                f"{plan.strategy.maximum_staleness}"
+            )
+        for other in self._store.tasks(task.run_id, kind="train"):
+            sent = (other.report or {}).get("encoded") or (other.report or {}).get("update")
+            if other.site == task.site and other.round != task.round and sent == name:
+                raise UpdateRefused(
+                    f"this very update came for round {other.round} already: it counts once"
+                )
 
     def _summary(self, task: TaskRow, report: pb.TaskReport) -> dict[str, Any]:
         plan = SignedPlan.from_json(self._store.run(task.run_id).signed_plan).plan
@@ -172,6 +207,7 @@ class Reports:
         joined = {row.site: row for row in self._store.run_sites(task.run_id)}
         available = int(joined[task.site].summary.get("training", 0))
         check_weight(report.cases, available)
+        self._check_fresh(task, plan, payload.sha256)
         if not self._objects.has(payload.sha256):
             raise RequestRefused("the update has not arrived whole yet: send it first")
         model = next(p for p in task.body["payloads"] if p["kind"] == pb.PAYLOAD_KIND_WEIGHTS)
@@ -208,20 +244,33 @@ class Reports:
         return {"update": plain, "encoded": name, "encoding": spec.label}, facts
 
 
-def _late(task: TaskRow) -> str:
-    return "too late: the round went on without it" if task.state is TaskState.EXPIRED else ""
+def _again(task: TaskRow, report: pb.TaskReport) -> tuple[bool, str]:
+    """What a site is told that reports a task which is over: nothing changes any more."""
+    if task.state is TaskState.EXPIRED:
+        return False, f"too late: {task.words or 'the round went on without it'}"
+    if task.state is not TaskState.DONE:
+        return False, task.words
+    if task.kind == "train" and report.outcome == pb.OUTCOME_DONE:
+        kept = task.report or {}
+        named = report.payloads[0].sha256 if report.payloads else ""
+        if named != (kept.get("encoded") or kept.get("update")) or report.cases != kept["cases"]:
+            return False, "another update was taken for this task already: this one changes nothing"
+    return True, task.words
 
 
 def _join(change: Change, task: TaskRow, ending: Ending) -> None:
-    joined = ending.state is TaskState.DONE
-    fields: dict[str, object] = {
-        "state": "joined" if joined else "rejected",
-        "words": ending.words,
-        "decided_at": change.now,
-    }
-    if joined:
+    """A custodian's answer: a site joins, refuses, or approves (or refuses) an amended plan."""
+    sql = "SELECT state FROM run_sites WHERE run_id = ? AND site = ?"
+    row = change.execute(sql, (task.run_id, task.site)).fetchone()
+    part = PartState(row["state"])
+    fields: dict[str, object] = {"words": ending.words, "decided_at": change.now}
+    if ending.state is TaskState.DONE:
         fields["summary"] = json.dumps(ending.report["summary"])
-    change.set("run_sites", {"run_id": task.run_id, "site": task.site}, fields)
+        now = change.execute("SELECT plan_hash FROM runs WHERE run_id = ?", (task.run_id,))
+        fields["plan_hash"] = task.body.get("plan_hash") or now.fetchone()["plan_hash"]
+        change.part(task.run_id, task.site, PartState.JOINED, **fields)
+    elif part is PartState.INVITED:
+        change.part(task.run_id, task.site, PartState.REJECTED, **fields)
 
 
 def _times(times: pb.TaskTimes) -> dict[str, float]:

@@ -244,6 +244,28 @@ class Store:
         rows = self._rows("SELECT weights_sha256 FROM rounds WHERE weights_sha256 IS NOT NULL")
         return {str(row["weights_sha256"]) for row in rows}
 
+    def awaited_updates(self) -> set[str]:
+        """Object names of updates that a model which is not made yet needs, of any run."""
+        return self._update_names(
+            "runs.state NOT IN ('finished', 'stopped', 'failed')"
+            " AND (folded_in IS NULL OR rounds.weights_sha256 IS NULL)"
+        )
+
+    def update_objects(self, run_id: str) -> set[str]:
+        """Object names of all updates that a run was ever sent, as they came and decoded."""
+        return self._update_names("updates.run_id = ?", (run_id,))
+
+    def _update_names(self, condition: str, values: Sequence[Any] = ()) -> set[str]:
+        rows = self._rows(
+            "SELECT json_extract(tasks.report, '$.update') AS one,"  # noqa: S608
+            " json_extract(tasks.report, '$.encoded') AS other FROM updates"
+            " JOIN tasks USING (task_id) JOIN runs ON runs.run_id = updates.run_id"
+            " LEFT JOIN rounds ON rounds.run_id = updates.run_id"
+            f" AND rounds.number = updates.folded_in WHERE {condition}",
+            values,
+        )
+        return {str(name) for row in rows for name in (row["one"], row["other"]) if name}
+
     def task(self, task_id: str) -> TaskRow | None:
         """One task."""
         rows = self._rows("SELECT * FROM tasks WHERE task_id = ?", (task_id,))

@@ -10,6 +10,7 @@ from federation.coordinator.schema import RoundRow, RunRow, TaskRow
 from federation.coordinator.states import TaskState
 from federation.update_spec import UpdateSpec
 from federation.wire import federation_pb2 as pb
+from federation.wire.kinds import update_kind
 from federation.wire.versions import MESSAGE_FORMAT
 
 KINDS: Final[Mapping[str, int]] = {
@@ -39,11 +40,6 @@ def _weights(at: RoundRow) -> dict[str, Any]:
 def offer_body(sha256: str, size: int) -> dict[str, Any]:
     """The body of an offer of a signed plan."""
     return {"payloads": [_payload(pb.PAYLOAD_KIND_PLAN, "plan.json", sha256, size)]}
-
-
-def update_kind(update: UpdateSpec) -> pb.UpdateKind.ValueType:
-    """The protocol's kind of the updates that a plan asks for."""
-    return pb.UPDATE_KIND_PLAIN if update.encoding == "fp32" else pb.UPDATE_KIND_QUANTISED
 
 
 def train_body(before: RoundRow, update: UpdateSpec) -> dict[str, Any]:
@@ -82,7 +78,7 @@ def task_for(
         kind=kind,
         attempt=attempt,
         state=TaskState.OPEN,
-        body=body,
+        body={"plan_hash": run.plan_hash, **body},
         report=None,
         words="",
         created_at="",

@@ -65,8 +65,8 @@ def test_coordinator_killed_at_every_state(tmp_path: Path, runtime: None) -> Non
     markers.mkdir()
     life = Reviver("coordinator", (str(made.home), str(markers)))
     plans = {
-        name: small_plan(3).model_copy(update={"name": name})
-        for name in ("main", *STOPPED, "impossible")
+        name: small_plan(1 if name == "second" else 3).model_copy(update={"name": name})
+        for name in ("main", "second", *STOPPED, "impossible")
     }
     try:
         with CoordinatorClient(made.home, timeout_s=5) as control:
@@ -85,10 +85,11 @@ def test_coordinator_killed_at_every_state(tmp_path: Path, runtime: None) -> Non
     assert chain["ok"], chain["words"]
     assert {name: view["state"] for name, view in views.items()} == {
         "main": "finished",
+        "second": "finished",
         "impossible": "failed",
         **dict.fromkeys(STOPPED, "stopped"),
     }
-    _nothing_twice(made, sites, views["main"])
+    _nothing_twice(made, sites, views)
 
 
 def _close_agents(made: Federation) -> None:
@@ -100,6 +101,8 @@ def _close_agents(made: Federation) -> None:
 
 def _scenario(control: CoordinatorClient, plans: dict[str, Plan], hesitant: FakeSite) -> None:
     """One finished run with a pause, a refused and a failed task; some stopped; one impossible.
+
+    A second one has its quorum at the same time as the first and waits for its turn.
 
     ``hesitant`` has not decided: until it does, runs stay offered, where they are paused and
     stopped. Several are stopped because of the transitions that one transaction makes only one
@@ -127,7 +130,11 @@ def _scenario(control: CoordinatorClient, plans: dict[str, Plan], hesitant: Fake
         lambda: control.resume(run_id("main")), lambda: _states(control).get("main") == "offered"
     )
     hesitant.answer = PlanDecision.approved()
-    for name, end in (("main", "finished"), ("impossible", "failed")):
+    for name, end in (
+        ("main", "finished"),
+        ("second", "finished"),
+        ("impossible", "failed"),
+    ):
         wait_for(
             lambda name=name, end=end: _states(control).get(name) == end,
             what=f"{name} to be {end}",
@@ -135,7 +142,10 @@ def _scenario(control: CoordinatorClient, plans: dict[str, Plan], hesitant: Fake
         )
 
 
-def _nothing_twice(made: Federation, sites: list[FakeSite], view: dict[str, Any]) -> None:
+def _nothing_twice(
+    made: Federation, sites: list[FakeSite], views: dict[str, dict[str, Any]]
+) -> None:
+    view = views["main"]
     rounds = {at["round"]: at for at in view["rounds_done"]}
     assert sorted(rounds) == [0, 1, 2, 3]
     for number in (1, 2, 3):
@@ -146,12 +156,12 @@ def _nothing_twice(made: Federation, sites: list[FakeSite], view: dict[str, Any]
     model = centralised({"site-a": 3, "site-b": 3}, 2)
     same(load_file(made.home / "runs" / view["run_id"] / "rounds" / "00002.safetensors"), model)
     for site in sites:
-        assert site.published == [view["model_id"]]
+        assert site.published == [view["model_id"], views["second"]["model_id"]]
     assert not list((made.home / "objects" / "incoming").rglob("*.part"))
     audit = made.home / "audit.jsonl"
     assert verify(audit).ok
     finished = [e for e in read_entries(audit) if e.action == "run.finished"]
-    assert len(finished) <= 1
+    assert len(finished) <= 2
 
 
 @pytest.mark.integration
