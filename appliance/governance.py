@@ -7,6 +7,7 @@ audit log names the policy as the actor.
 from __future__ import annotations
 
 from collections.abc import Callable
+from datetime import timedelta
 
 import structlog
 
@@ -20,16 +21,27 @@ from appliance.store import (
     NodeState,
     PlanRow,
 )
+from federation.amendment import AmendmentLimits, change_words, changes, inside
 from federation.audit_chain import AuditChain
+from federation.clock import parse_stamp
 from federation.manifest import ModelManifest
-from federation.plan import SignedPlan
+from federation.plan import Plan, SignedPlan
 
 POLICY = "policy"
 """Actor of what the settings decide without a person."""
 
+AMENDMENTS = "amendments"
+"""Actor of amended plans that lie inside ``[federation] amendments``."""
 ANY_SIGNER = "any"
+LONGEST_CHAIN = 1000
+"""Amendments of one plan that are followed back."""
 
 log = structlog.get_logger(__name__)
+
+
+def plan_of(row: PlanRow) -> Plan:
+    """The plan of a stored row."""
+    return SignedPlan.from_json(row.document.encode()).plan
 
 
 class Governance:
@@ -40,6 +52,7 @@ class Governance:
         audit: the node's audit log.
         policy: what may happen without a person.
         on_change: called after each decision, so that a waiting part looks again.
+        amendments: what of a run under way may change without a person; None asks always.
     """
 
     def __init__(
@@ -48,7 +61,9 @@ class Governance:
         audit: AuditChain,
         policy: GovernanceSection,
         on_change: Callable[[], None] = lambda: None,
+        amendments: AmendmentLimits | None = None,
     ) -> None:
+        self._amendments = amendments
         self._state = state
         self._audit = audit
         self._policy = policy
@@ -81,9 +96,9 @@ class Governance:
             NotAllowed: no data set is approved, or the plan was decided before.
         """
         present = self._state.plans.get(plan_hash)
-        if present.state is Decision.APPROVED:
+        if present.state is Decision.APPROVED and not self.approval_ended(present):
             return present
-        dataset = self.approved_dataset()
+        dataset = self._dataset_for(present)
         if dataset is None:
             raise NotAllowed(
                 "a plan needs an approved data set: `clinode dataset create`, `freeze` and "
@@ -92,8 +107,54 @@ class Governance:
         row = self._state.plans.decide(
             plan_hash, Decision.APPROVED, actor=actor, reason=reason, dataset=dataset.name
         )
-        self._note(actor, "plan.approved", plan_hash, {"dataset": dataset.name, "reason": reason})
+        detail = {"dataset": dataset.name, "reason": reason}
+        amended = self.amended(row)
+        if amended is not None:
+            detail["amends"] = amended.hash
+        self._note(actor, "plan.approved", plan_hash, detail)
         return row
+
+    def amended(self, row: PlanRow) -> PlanRow | None:
+        """The plan that a plan takes the place of in a run under way, or None."""
+        before = plan_of(row).amends
+        return None if before is None else self._state.plans.find(before)
+
+    def approved_by_word(self, row: PlanRow) -> PlanRow:
+        """The plan of an amendment's line whose approval was no mere amendment."""
+        for _ in range(LONGEST_CHAIN):
+            before = self.amended(row)
+            if row.decided_by != AMENDMENTS or before is None:
+                return row
+            row = before
+        return row
+
+    def approval_ended(self, row: PlanRow) -> bool:
+        """Whether an approval has stood for longer than the settings let it stand."""
+        days = self._policy.approval_days
+        decided = self.approved_by_word(row).decided_at
+        if days is None or row.state is not Decision.APPROVED or not decided:
+            return False
+        return self._state.clock() - parse_stamp(decided) > timedelta(days=days)
+
+    def _dataset_for(self, row: PlanRow) -> DatasetRow | None:
+        """The newest approved data set; of an amendment that of the plan that it amends."""
+        before = self.amended(row)
+        if before is None or before.dataset is None:
+            return self.approved_dataset()
+        found = self._state.datasets.get(before.dataset)
+        return found if found.state is DatasetState.APPROVED else None
+
+    def _take_amendment(self, row: PlanRow) -> None:
+        """Approve an amended plan that lies inside what the site takes without asking."""
+        before = self.amended(row)
+        if before is None or before.state is not Decision.APPROVED or self.approval_ended(before):
+            return
+        reference = plan_of(self.approved_by_word(before))
+        if not inside(reference, plan_of(row), self._amendments):
+            return
+        if self._dataset_for(row) is not None:
+            words = change_words(changes(plan_of(before), plan_of(row)))
+            self.approve_plan(row.hash, actor=AMENDMENTS, reason=words)
 
     def reject_plan(self, plan_hash: str, *, actor: str, reason: str) -> PlanRow:
         """Reject a plan; the reason travels to the coordinator.
@@ -183,9 +244,11 @@ class Governance:
         """Decide what the settings let the node decide alone: pending plans and models."""
         for plan in self._state.plans.select():
             if plan.state is Decision.PENDING and self._trusted(plan.signer):
-                if self.approved_dataset() is None:
+                if self._dataset_for(plan) is None:
                     continue
                 self.approve_plan(plan.hash, actor=POLICY, reason=self.approval_words())
+            elif plan.state is Decision.PENDING and plan_of(plan).amends is not None:
+                self._take_amendment(plan)
         if self._policy.auto_accept_models:
             for model in self._state.models.select():
                 plan_row = self._state.plans.find(model.plan_hash)

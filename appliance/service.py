@@ -32,6 +32,7 @@ from appliance.label_refresh import LabelParts, LabelRefresh
 from appliance.labels.importing import ImportParts, LabelImport
 from appliance.labels.keeping import KeeperParts, LabelKeeper
 from appliance.operations import Operations, OperationsParts
+from appliance.participation import Participation
 from appliance.parts import Part
 from appliance.pipeline.pool import WorkerPool
 from appliance.pipeline.runner import Observer, Runner, StageTable
@@ -49,6 +50,7 @@ from appliance.versions import Versions
 from appliance.way_out import proxy_of
 from dicom_bridge.archive import Archive
 from dicom_bridge.net.retrieve import RetrievePolicy
+from federation.amendment import AmendmentLimits
 from federation.audit_chain import AuditChain
 from federation.canonical import JSON
 from federation.clock import Clock, utc_now
@@ -97,6 +99,7 @@ class Node:
         operations: the verbs of the control API.
         governance: decisions on plans, models and data sets.
         datasets: data sets and the split.
+        participation: the custodian's word on runs.
         site: the node as the federation sees it.
         identities: pseudonyms and vault.
 
@@ -124,8 +127,13 @@ class Node:
         jobs = layout_of(self.home).jobs
         self._spool = Spool(self.state, self.home, self.identities, jobs)
         self.governance = Governance(
-            self.state, self.audit, self.settings.governance, on_change=self.wake
+            self.state,
+            self.audit,
+            self.settings.governance,
+            on_change=self.wake,
+            amendments=amendment_limits(self.settings),
         )
+        self.participation = Participation(self.state, self.audit, self.wake)
         rule = SplitRule.of(keys.site_secret, self.settings.split)
         self.datasets = Datasets(self.state, self.home, rule)
         self._runner = self._make_runner()
@@ -232,6 +240,8 @@ class Node:
         self._intake.wake()
         self._results.wake()
         self._look.set()
+        if self._agent is not None:
+            self._agent.wake()
 
     def _start_receiver(self) -> int:
         if not self.settings.allowed_ae():
@@ -293,6 +303,7 @@ class Node:
                 preparer=self._preparer,
                 results=self._results,
                 audit=self.audit,
+                participation=self.participation,
             )
         )
 
@@ -495,6 +506,14 @@ class Node:
             detail=status.words or self._agent_words,
             warnings=warnings,
         )
+
+
+def amendment_limits(settings: Settings) -> AmendmentLimits | None:
+    """What of a run under way may change without asking; None asks always."""
+    section = settings.federation.amendments
+    if section is None:
+        return None
+    return AmendmentLimits(section.learning_rate_factor, section.rounds)
 
 
 def run_node(root: Path) -> None:

@@ -316,6 +316,8 @@ class GovernanceSection(Section):
     """Fingerprints of plan signers whose plans are approved at once; ``any`` accepts all."""
     auto_accept_models: bool = False
     """Accept a finished model of an approved plan for inference."""
+    approval_days: Annotated[float, Field(gt=0.0, le=3650.0)] | None = None
+    """How long a plan's approval stands; None has no end. Approving it again begins anew."""
 
 
 def _account(value: str) -> str:

@@ -29,11 +29,22 @@ class ProxySection(Section):
         return self
 
 
+class AmendmentsSection(Section):
+    """Changes of a run under way that the node takes without asking a person."""
+
+    learning_rate_factor: Annotated[float, Field(ge=1.0, le=1000.0)] = 1.0
+    """Largest learning rate, as a multiple of the one that was approved."""
+    rounds: Annotated[int, Field(ge=0, le=5000)] = 0
+    """Largest number of rounds; as many as were approved are always taken."""
+
+
 class FederationSection(Section):
     """The way to the coordinator, and what the node's part in it rests on."""
 
     proxy: ProxySection | None = None
     """None takes the proxy that the environment names (``https_proxy``, ``no_proxy``), if any."""
+    amendments: AmendmentsSection | None = None
+    """None asks the custodian about every change of a run under way."""
     key_passphrase: Annotated[str, Field(max_length=300)] = ""
     """Where the passphrase that covers the site's key is: empty for none, ``credential:NAME``
     (systemd's ``LoadCredential=``), ``file:PATH``, ``environment:NAME`` or ``prompt``."""

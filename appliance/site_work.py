@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import os
 import shutil
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -18,6 +18,7 @@ from appliance.errors import ApplianceError, NotFound
 from appliance.fingerprint import fingerprint_of, rules_of
 from appliance.governance import Governance
 from appliance.home import Home
+from appliance.participation import Participation
 from appliance.preparation import Preparer
 from appliance.result_states import IN_PACS
 from appliance.results import Results
@@ -29,7 +30,13 @@ from federation.canonical import JSON, sha256_file
 from federation.errors import SiteFailed
 from federation.learning.prepared import Split, read_manifest
 from federation.manifest import ModelManifest
-from federation.node.site_port import DataSummary, PlanDecision, PublishCounts
+from federation.node.site_port import (
+    DataSummary,
+    Parting,
+    PlanDecision,
+    PublishCounts,
+    Standing,
+)
 from federation.plan import SignedPlan
 from federation.trainer import InferJob, Trainer, TrainerResources
 
@@ -38,7 +45,15 @@ _log = structlog.get_logger(__name__)
 AGENT = "coordinator"
 WEIGHTS_FILE = "weights.safetensors"
 MANIFEST_FILE = "manifest.json"
-_AUDITED = frozenset({"federation.connected", "federation.refused", "task.reported", "task.waits"})
+_AUDITED = frozenset(
+    {
+        "federation.connected",
+        "federation.refused",
+        "task.reported",
+        "task.waits",
+        "task.repeated",
+    }
+)
 
 
 @dataclass(frozen=True, slots=True)
@@ -53,6 +68,7 @@ class SiteParts:
         preparer: prepared folders.
         results: segmentations.
         audit: the node's audit log.
+        participation: runs left and halted.
     """
 
     state: NodeState
@@ -62,6 +78,7 @@ class SiteParts:
     preparer: Preparer
     results: Results
     audit: AuditChain
+    participation: Participation
 
 
 class SiteWork:
@@ -88,7 +105,21 @@ class SiteWork:
             return PlanDecision.rejected(row.reason)
         if self._state.datasets.get(row.dataset or "").state is not DatasetState.APPROVED:
             return PlanDecision.rejected("the data set of this plan was revoked")
+        if self._parts.governance.approval_ended(row):
+            return PlanDecision.rejected("the approval of this plan has ended")
         return PlanDecision.approved()
+
+    def standing(self, run_id: str, plan_hash: str) -> Standing:
+        """Whether a run may go on here now."""
+        return self._parts.participation.standing(run_id, plan_hash)
+
+    def partings(self) -> Sequence[Parting]:
+        """Left runs of which the coordinator has not been told."""
+        return self._parts.participation.partings()
+
+    def parted(self, run_id: str, words: str) -> None:
+        """The coordinator knows that the site left a run."""
+        self._parts.participation.parted(run_id, words)
 
     def summary(self, plan_hash: str) -> DataSummary:
         """The plan's data in numbers.

@@ -8,6 +8,7 @@ Coordinator and node share this one implementation.
 
 from __future__ import annotations
 
+import errno
 import fcntl
 import json
 import os
@@ -140,7 +141,11 @@ class AuditChain:
         line = json.dumps(document, ensure_ascii=False, separators=(",", ":")).encode() + b"\n"
         if len(line) > _LONGEST_LINE:
             raise ValueError(f"an audit entry of {len(line)} bytes; at most {_LONGEST_LINE}")
-        os.write(self._descriptor, line)
+        written = os.write(self._descriptor, line)
+        if written != len(line):
+            # The disk became full within the line: nothing of it stays.
+            os.ftruncate(self._descriptor, self._size)
+            raise OSError(errno.ENOSPC, "the audit log cannot grow: the disk is full")
         os.fsync(self._descriptor)
         self._size += len(line)
         self._last = cast("str", document["hash"])

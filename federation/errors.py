@@ -5,6 +5,7 @@ Every message says what was expected, what came and what to do, and never holds 
 
 from __future__ import annotations
 
+import errno
 from collections.abc import Sequence
 
 
@@ -119,3 +120,12 @@ class TrainerLost(TrainerFailed):
 
 class SiteFailed(FederationError):
     """The site could not do a task; the text travels to the coordinator and names nobody."""
+
+
+class SiteRefused(SiteFailed):
+    """The site may not or will not do a task; the text travels and names nobody."""
+
+
+def disk_is_full(error: BaseException) -> bool:
+    """Whether an error says that a disk, or somebody's share of it, is full."""
+    return isinstance(error, OSError) and error.errno in (errno.ENOSPC, errno.EDQUOT)

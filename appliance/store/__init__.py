@@ -23,6 +23,7 @@ from appliance.store.rows import (
     DatasetState,
     Decision,
     Funnel,
+    Halt,
     Member,
     ModelRow,
     NewStudy,
@@ -30,14 +31,18 @@ from appliance.store.rows import (
     ResultEvent,
     ResultObject,
     ResultRow,
+    RunRow,
     StageRun,
     StageTiming,
     StudyRow,
 )
+from appliance.store.runs import LEFT, TAKING_PART, RunStore
 from appliance.store.studies import Claim, InstanceStore, Outcome, StudyStore
 from federation.clock import Clock, utc_now
 
 __all__ = [
+    "LEFT",
+    "TAKING_PART",
     "Activity",
     "Claim",
     "Commitment",
@@ -45,6 +50,7 @@ __all__ = [
     "DatasetState",
     "Decision",
     "Funnel",
+    "Halt",
     "Member",
     "ModelRow",
     "NewStudy",
@@ -55,6 +61,7 @@ __all__ = [
     "ResultObject",
     "ResultRow",
     "ResultState",
+    "RunRow",
     "StageRun",
     "StageTiming",
     "StoreBusy",
@@ -77,6 +84,7 @@ class NodeState:
         plans: offered plans.
         models: offered models.
         results: segmentations.
+        runs: federated runs, left ones, and the halt of all.
         activity: the last events and the trained cases.
 
     Raises:
@@ -93,6 +101,7 @@ class NodeState:
         self.plans = PlanStore(self.database, clock)
         self.models = ModelStore(self.database, clock)
         self.results = ResultStore(self.database, clock)
+        self.runs = RunStore(self.database, clock)
         self.activity = ActivityStore(self.database, clock)
 
     def close(self) -> None:

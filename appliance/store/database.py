@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import fcntl
 import os
 import sqlite3
@@ -75,7 +76,7 @@ class Database:
             if self._connection.in_transaction:
                 yield
                 return
-            with self._connection:
+            with _disk_told(), self._connection:
                 self._connection.execute("BEGIN IMMEDIATE")
                 yield
 
@@ -98,6 +99,17 @@ class Database:
         """The first column of the first row as a whole number; 0 where there is none."""
         found = self.row(sql, values)
         return int(found[0] or 0) if found is not None else 0
+
+
+@contextmanager
+def _disk_told() -> Iterator[None]:
+    """A full disk as the error that every other file gives for it; the transaction is undone."""
+    try:
+        yield
+    except sqlite3.OperationalError as error:
+        if error.sqlite_errorcode in (sqlite3.SQLITE_FULL, sqlite3.SQLITE_IOERR_SHMSIZE):
+            raise OSError(errno.ENOSPC, "state.sqlite cannot grow: the disk is full") from error
+        raise
 
 
 def _take(lock: Path) -> int:

@@ -7,6 +7,7 @@ import sqlite3
 from collections.abc import Iterable, Mapping, Sequence
 
 from appliance.errors import NotAllowed, NotFound
+from appliance.pipeline.states import State
 from appliance.store.database import Database
 from appliance.store.rows import (
     Activity,
@@ -155,6 +156,15 @@ class DatasetStore:
                 (state, stamp(self._clock()), actor, name),
             )
             return self.get(name)
+
+    def gone(self, name: str) -> int:
+        """How many members of a data set were withdrawn or erased since the freeze; only grows."""
+        withdrawn = self._database.number(
+            "SELECT count(*) FROM members JOIN studies USING (study_key)"
+            " WHERE dataset = ? AND state = ?",
+            (name, State.WITHDRAWN),
+        )
+        return withdrawn + self.get(name).erased
 
     def splits(self) -> dict[str, str]:
         """Every patient's place in the site's split, by patient key."""

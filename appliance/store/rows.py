@@ -208,6 +208,38 @@ class PlanRow:
 
 
 @dataclass(frozen=True, slots=True)
+class RunRow:
+    """A federated run that the coordinator gave this site a task of.
+
+    Attributes:
+        plan_hash: the newest plan of the run that was seen here.
+        state: ``taking part`` or ``left``.
+        reason: the custodian's, where left.
+        told: whether the coordinator knows that the site left.
+        answer: what the coordinator said to that.
+    """
+
+    run_id: str
+    plan_hash: str
+    state: str
+    reason: str
+    told: bool
+    answer: str
+    seen_at: str
+    decided_at: str | None
+    decided_by: str
+
+
+@dataclass(frozen=True, slots=True)
+class Halt:
+    """All runs are halted at this site."""
+
+    reason: str
+    halted_at: str
+    halted_by: str
+
+
+@dataclass(frozen=True, slots=True)
 class ModelRow:
     """A finished model; `weights` is a path relative to the research folder."""
 

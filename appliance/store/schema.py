@@ -195,6 +195,27 @@ CREATE TABLE commitments (
 ) STRICT;
 CREATE INDEX commitments_result ON commitments (result);
 """,
+    # 4: the runs that this site takes part in or has left, and whether all of them are halted
+    """
+CREATE TABLE runs (
+  run_id TEXT PRIMARY KEY,
+  plan_hash TEXT NOT NULL,
+  state TEXT NOT NULL,
+  reason TEXT NOT NULL DEFAULT '',
+  told INTEGER NOT NULL DEFAULT 0,
+  answer TEXT NOT NULL DEFAULT '',
+  seen_at TEXT NOT NULL,
+  decided_at TEXT,
+  decided_by TEXT NOT NULL DEFAULT ''
+) STRICT;
+
+CREATE TABLE halt (
+  only_row INTEGER PRIMARY KEY CHECK (only_row = 1),
+  reason TEXT NOT NULL,
+  halted_at TEXT NOT NULL,
+  halted_by TEXT NOT NULL
+) STRICT;
+""",
 )
 """What each later version changes, in order; a new file goes through all of them too."""
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import threading
+import time
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 from typing import Final
@@ -10,7 +11,7 @@ from typing import Final
 import structlog
 
 from federation.canonical import JSON
-from federation.clock import Clock, stamp, utc_now
+from federation.clock import Clock, parse_stamp, stamp, utc_now
 from federation.enrolment.renewal import Renewal
 from federation.errors import (
     CoordinatorUnreachable,
@@ -18,14 +19,26 @@ from federation.errors import (
     FederationError,
     IdentityRefused,
     RequestRefused,
+    SiteRefused,
     TransferFailed,
     VersionRefused,
+    disk_is_full,
 )
 from federation.node.connection import POLL_S, CoordinatorConnection
 from federation.node.journal import Entry, Journal
 from federation.node.site_port import SitePort
 from federation.node.states import Step
-from federation.node.work import OnDemandTrainer, RunFiles, TrainerFactory, Worker, failure
+from federation.node.watch import DATA_KINDS, LOOK_S, Guard, Objection, look_at
+from federation.node.work import (
+    OnDemandTrainer,
+    RunFiles,
+    TrainerFactory,
+    Worker,
+    failure,
+    refusal,
+    turn_of,
+)
+from federation.trainer.words import scrubbed
 from federation.where import where
 from federation.wire import federation_pb2 as pb
 
@@ -33,6 +46,20 @@ DEFERRED_POLL_S: Final = 2.0
 """How often a task that waits for a person is looked at again."""
 KEPT_OBJECTS: Final = 3
 """Fetched objects kept per run: the model evaluated is the next round's start."""
+
+ROOM_LOOK_S: Final = 2.0
+"""How often a task that waits for room on the disk is tried again."""
+ROOM_PATIENCE_S: Final = 60.0
+"""How long a task waits for room before it is reported as failed."""
+PARTING_LOOK_S: Final = 1.0
+"""How often the agent looks for runs whose leaving the coordinator has to be told."""
+PARTING_PATIENCE_S: Final = 10.0
+"""How long the word of leaving waits for the report of the task under way."""
+GREET_AGAIN_S: Final = 3600.0
+"""How often the coordinator's clock is compared anew."""
+LARGEST_SKEW_S: Final = 60.0
+"""Clocks that differ by more are told to the operator."""
+DISK_FULL: Final = "the node's disk is full: make room; the node goes on by itself"
 
 Observer = Callable[[str], None]
 """Called with ``step:<step>:entering`` before and ``...:entered`` after a journal entry."""
@@ -51,6 +78,8 @@ class AgentStatus:
         deferred: tasks that wait for a person.
         last_contact: UTC ISO 8601, or "".
         words: why the agent ended, or "".
+        waits: what the agent waits for, in words, or "".
+        skew_s: seconds that this clock is ahead of the coordinator's; None before it was compared.
     """
 
     connected: bool = False
@@ -60,11 +89,30 @@ class AgentStatus:
     deferred: int = 0
     last_contact: str = ""
     words: str = ""
+    waits: str = ""
+    skew_s: float | None = None
+
+    @property
+    def clock_words(self) -> str:
+        """What is said about a wrong clock, or "".
+
+        >>> AgentStatus(skew_s=-90.0).clock_words
+        "this node's clock is 90 s behind the coordinator's: set it by NTP"
+        """
+        if self.skew_s is None or abs(self.skew_s) <= LARGEST_SKEW_S:
+            return ""
+        side = "ahead of" if self.skew_s > 0 else "behind"
+        seconds = f"{abs(self.skew_s):.0f} s"
+        return f"this node's clock is {seconds} {side} the coordinator's: set it by NTP"
 
 
 def _unseen(point: str) -> None:
     """Nobody looks."""
     del point
+
+
+def _nothing() -> None:
+    """Nothing has to be done before a journal entry."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -77,6 +125,8 @@ class AgentOptions:
         trainers: makes the trainer of a run.
         deferred_poll_s: how often a task that waits for a person is looked at again.
         renewal: renews the site's certificate between two tasks; None never does.
+        look_s: longest time between two looks at the site while a task is worked on.
+        room_patience_s: how long a task waits for room on the disk before it is reported as failed.
     """
 
     clock: Clock = utc_now
@@ -84,6 +134,8 @@ class AgentOptions:
     trainers: TrainerFactory = OnDemandTrainer
     deferred_poll_s: float = DEFERRED_POLL_S
     renewal: Renewal | None = None
+    look_s: float = LOOK_S
+    room_patience_s: float = ROOM_PATIENCE_S
 
 
 class SiteAgent:
@@ -109,6 +161,11 @@ class SiteAgent:
         self._worker = Worker(site, chosen.trainers)
         self._deferred_poll_s = chosen.deferred_poll_s
         self._renewal = chosen.renewal
+        self._options = chosen
+        self._news = threading.Event()
+        self._letters = threading.Event()
+        self._under_way = ""
+        self._greeted = 0.0
         self._deferred: dict[str, Entry] = {}
         self._status = AgentStatus()
         self._stop = threading.Event()
@@ -120,8 +177,17 @@ class SiteAgent:
 
     @property
     def status(self) -> AgentStatus:
-        """What the agent is doing now."""
-        return self._status
+        """What the agent is doing now, and what it waits for."""
+        away = self._connection.away
+        if not away:
+            return self._status
+        words = f"{away}; asked again by itself, last answer {self._status.last_contact or 'none'}"
+        return replace(self._status, connected=False, waits=words)
+
+    def wake(self) -> None:
+        """Look now: a decision was taken, a run was left, a patient was withdrawn."""
+        self._news.set()
+        self._letters.set()
 
     def run(self, stop: threading.Event) -> None:
         """Work until ``stop`` is set; the connection is closed at the end.
@@ -137,10 +203,16 @@ class SiteAgent:
             target=self._end_on, args=(stop, ended), name="agent-stop", daemon=True
         )
         watch.start()
+        letters = threading.Thread(
+            target=self._tell_partings, args=(ended,), name="agent-partings", daemon=True
+        )
         try:
             self._greet()
+            letters.start()
             while not stop.is_set():
                 self._renew()
+                if time.monotonic() - self._greeted > GREET_AGAIN_S:
+                    self._compare_clocks(self._connection.handshake())
                 self._look_again()
                 self._next()
         except CoordinatorUnreachable:
@@ -152,6 +224,7 @@ class SiteAgent:
             raise
         finally:
             ended.set()
+            self._letters.set()
             self._worker.close()
             self._connection.close()
 
@@ -165,6 +238,7 @@ class SiteAgent:
 
     def _greet(self) -> None:
         reply = self._connection.handshake()
+        self._compare_clocks(reply)
         self._touch(activity="waiting")
         detail: dict[str, JSON] = {
             "protocol": reply.protocol_version,
@@ -173,6 +247,40 @@ class SiteAgent:
             "certificate_ends": reply.certificate_ends,
         }
         self._site.record("federation.connected", detail)
+
+    def _compare_clocks(self, reply: pb.HandshakeReply) -> None:
+        """Keep how far this clock is ahead of the coordinator's."""
+        self._greeted = time.monotonic()
+        try:
+            skew = (self._clock() - parse_stamp(reply.coordinator_time)).total_seconds()
+        except ValueError:
+            return
+        self._status = replace(self._status, skew_s=skew)
+        if self._status.clock_words:
+            _log.warning("clock_differs", seconds=round(skew))
+
+    def _tell_partings(self, ended: threading.Event) -> None:
+        """Tell the coordinator which runs the custodian left; runs in a thread of its own."""
+        while not (self._stop.is_set() or ended.is_set()):
+            try:
+                for parting in self._site.partings():
+                    self._await_report(parting.run_id, ended)
+                    reply = self._connection.leave(parting.run_id, scrubbed(parting.words))
+                    self._site.parted(parting.run_id, reply.words)
+            except RequestRefused as error:
+                self._site.parted(parting.run_id, str(error))
+            except FederationError as error:
+                _log.info("parting_not_told", cause=type(error).__name__)
+            except Exception as error:  # edge: the thread must not die while the agent lives
+                _log.warning("parting_failed", cause=type(error).__name__, where=where(error))
+            self._letters.wait(PARTING_LOOK_S)
+            self._letters.clear()
+
+    def _await_report(self, run_id: str, ended: threading.Event) -> None:
+        """Let the task under way report its refusal first: it says more than this word."""
+        until = time.monotonic() + PARTING_PATIENCE_S
+        while self._under_way == run_id and time.monotonic() < until and not ended.is_set():
+            ended.wait(0.05)
 
     def _renew(self) -> None:
         """Renew the certificate when its time has come; a failure waits for the next try."""
@@ -193,43 +301,139 @@ class SiteAgent:
     def _next(self) -> None:
         wait = self._deferred_poll_s if self._deferred else POLL_S
         reply = self._connection.poll(tuple(self._deferred), wait)
-        self._touch(activity="waiting", run_id="", round=0)
+        self._touch(activity="waiting", run_id="", round=0, waits=self._idle_words())
         for task_id in reply.ended_task_ids:
             self._deferred.pop(task_id, None)
         if reply.HasField("task"):
             self._do(reply.task)
 
+    def _idle_words(self) -> str:
+        count = len(self._deferred)
+        if not count:
+            return "the coordinator's next task"
+        return f"a person's decision on {count} task{'s' if count > 1 else ''}"
+
     def _look_again(self) -> None:
         for entry in list(self._deferred.values()):
             if not self._stop.is_set():
-                self._go_on(entry)
+                self._with_room(entry)
 
     def _do(self, task: pb.Task) -> None:
         self._touch(
             activity=pb.TaskKind.Name(task.kind).removeprefix("TASK_KIND_").lower(),
             run_id=task.run_id,
             round=task.round,
+            waits="",
         )
-        entry = self._journal(task).read(task.task_id)
-        if entry is None:
-            entry = self._keep(Entry(task, Step.RECEIVED))
-        self._go_on(entry)
+        if task.kind == pb.TASK_KIND_TRAIN:
+            self._settle_earlier(task)
+        self._with_room(Entry(task, Step.RECEIVED))
+
+    def _settle_earlier(self, task: pb.Task) -> None:
+        """Ask what became of updates whose report a kill cut off: the next one builds on it."""
+        owed = self._files(task).owed
+        for task_id in owed.unsettled():
+            if task_id != task.task_id:
+                entry = self._journal(task).read(task_id)
+                if entry is not None and entry.step in (Step.WORKED, Step.SENT):
+                    self._with_room(entry)
+                else:
+                    owed.settle(task_id, 0, used=False)
+
+    def _with_room(self, entry: Entry) -> None:
+        """Go on with a task; while the disk is full wait, and after a time tell the coordinator."""
+        task = entry.task
+        began = time.monotonic()
+        try:
+            while not self._stop.is_set():
+                self._under_way = task.run_id
+                try:
+                    self._go_on(self._known(entry))
+                    return
+                except OSError as error:
+                    if not disk_is_full(error):
+                        raise
+                self._touch(waits=DISK_FULL)
+                _log.warning("disk_full", activity=self._status.activity)
+                if task.attempt <= 1 and time.monotonic() - began > self._options.room_patience_s:
+                    self._deferred.pop(task.task_id, None)
+                    self._give_up(failure(task, "the disk of this site's node is full"))
+                    return
+                self._stop.wait(min(ROOM_LOOK_S, self._options.room_patience_s))
+        finally:
+            self._under_way = ""
+
+    def _give_up(self, report: pb.TaskReport) -> None:
+        """Report a failure of which nothing can be kept."""
+        try:
+            self._connection.report(report)
+        except RequestRefused as error:
+            _log.info("report_refused", words=str(error))
+
+    def _known(self, entry: Entry) -> Entry:
+        """The task as the journal knows it; a new one is entered there."""
+        known = self._journal(entry.task).read(entry.task.task_id)
+        return known if known is not None else self._keep(entry)
 
     def _go_on(self, entry: Entry) -> None:
         """Take a task from its last step to its end, or to where it waits for a person."""
+        if entry.step is Step.REPORTED:
+            self._report_again(entry)
+            return
+        known = look_at(self._site, entry.task).objection
+        if known is not None and known.waits(entry.task):
+            self._defer(entry)
+            return
+        if known is not None:
+            entry = self._refused(entry, known)
         if entry.step is Step.RECEIVED:
             entry = self._fetch(entry)
-        if entry.step is Step.FETCHED:
-            worked = self._work(entry)
-            if worked is None:
-                return
-            entry = worked
-        self._deferred.pop(entry.task.task_id, None)
-        if entry.step in (Step.WORKED, Step.SENT):
-            entry = self._send(entry)
-            self._report(entry)
-        elif entry.step is Step.REPORTED:
-            self._report_again(entry)
+        while entry.step is not Step.REPORTED:
+            if entry.step is Step.FETCHED:
+                worked = self._work(entry)
+                if worked is None:
+                    return
+                entry = worked
+            self._deferred.pop(entry.task.task_id, None)
+            entry = self._checked(entry)
+            if entry.step is not Step.FETCHED:
+                entry = self._checked(self._send(entry))
+            if entry.step is not Step.FETCHED:
+                entry = self._report(entry)
+
+    def _checked(self, entry: Entry) -> Entry:
+        """Before anything leaves: refused where the custodian said so, done again without her.
+
+        A result in whose making a withdrawn patient's data may have had a part is dropped.
+        """
+        task, report = entry.task, entry.report
+        if report is None or report.outcome != pb.OUTCOME_DONE:
+            return entry
+        look = look_at(self._site, task)
+        if look.objection is not None:
+            return self._refused(entry, look.objection)
+        if task.kind in DATA_KINDS and look.withdrawn != entry.withdrawn:
+            self._site.record("task.repeated", {"task": task.task_id})
+            self._drop_result(task)
+            return self._keep(replace(entry.at(Step.FETCHED), report=None))
+        return entry
+
+    def _refused(self, entry: Entry, objection: Objection) -> Entry:
+        """The task as refused: its result, if there is one, is dropped and never leaves."""
+        self._drop_result(entry.task)
+        report = refusal(entry.task, objection.words)
+        moved = entry if entry.step in (Step.WORKED, Step.SENT) else entry.at(Step.WORKED)
+        return self._keep(replace(moved, report=report))
+
+    def _defer(self, entry: Entry) -> None:
+        task_id = entry.task.task_id
+        if task_id not in self._deferred:
+            self._site.record("task.waits", {"task": task_id})
+        self._deferred[task_id] = entry
+
+    def _drop_result(self, task: pb.Task) -> None:
+        for path in self._files(task).out.glob(f"{task.task_id}.*"):
+            path.unlink(missing_ok=True)
 
     def _fetch(self, entry: Entry) -> Entry:
         task, files = entry.task, self._files(entry.task)
@@ -244,33 +448,57 @@ class SiteAgent:
         return self._keep(replace(entry.at(Step.FETCHED), times=times))
 
     def _work(self, entry: Entry) -> Entry | None:
+        """Do the work under guard; None where it waits for a person or the agent ends."""
         task = entry.task
-        try:
-            report = self._worker.do(task, self._files(task))
-        except FederationError as error:
-            report = failure(task, str(error))
-        except Exception as error:  # edge: only the class name of a foreign error may travel
-            _log.error("task_failed", cause=type(error).__name__, where=where(error))
-            report = failure(task, f"the site could not do it ({type(error).__name__})")
-        if self._stop.is_set():
-            # What ended the work may be the stop itself: nothing is kept, it is done again.
-            return None
-        if report is None:
-            if task.task_id not in self._deferred:
-                self._site.record("task.waits", {"task": task.task_id})
-            self._deferred[task.task_id] = entry
-            return None
+        while True:
+            guard = Guard(
+                lambda: look_at(self._site, task),
+                self._worker.close,
+                self._news,
+                self._options.look_s,
+            )
+            with guard:
+                report = self._attempt(task)
+            if self._stop.is_set():
+                # What ended the work may be the stop itself: nothing is kept, it is done again.
+                return None
+            if guard.objection is not None:
+                if guard.objection.waits(task):
+                    self._defer(entry)
+                    return None
+                return self._refused(entry, guard.objection)
+            if report is None:
+                self._defer(entry)
+                return None
+            if not (guard.data_changed and task.kind in DATA_KINDS):
+                break
+            self._site.record("task.repeated", {"task": task.task_id})
+            self._drop_result(task)
         if entry.times is not None:
             report.times.download_seconds = entry.times.download_seconds
             report.times.downloaded_bytes = entry.times.downloaded_bytes
-        return self._keep(replace(entry.at(Step.WORKED), report=report))
+        worked = replace(entry.at(Step.WORKED), report=report, withdrawn=guard.began.withdrawn)
+        return self._keep(worked)
+
+    def _attempt(self, task: pb.Task) -> pb.TaskReport | None:
+        try:
+            return self._worker.do(task, self._files(task))
+        except SiteRefused as error:
+            return refusal(task, str(error))
+        except FederationError as error:
+            return failure(task, str(error))
+        except Exception as error:  # edge: only the class name of a foreign error may travel
+            if disk_is_full(error):
+                raise
+            _log.error("task_failed", cause=type(error).__name__, where=where(error))
+            return failure(task, f"the site could not do it ({type(error).__name__})")
 
     def _send(self, entry: Entry) -> Entry:
         """Send the result's objects; those that have arrived move nothing."""
         report, task = entry.report or pb.TaskReport(), entry.task
         try:
             for payload in report.payloads:
-                source = self._files(task).out / f"{task.task_id}.safetensors"
+                source = self._files(task).update(task.task_id)
                 moved = self._connection.upload(task.task_id, payload, source)
                 report.times.upload_seconds += moved.seconds
                 report.times.uploaded_bytes += moved.bytes
@@ -281,14 +509,18 @@ class SiteAgent:
             return replace(entry, report=report)
         return self._keep(replace(entry.at(Step.SENT), report=report))
 
-    def _report(self, entry: Entry) -> None:
+    def _report(self, entry: Entry) -> Entry:
         task, report = entry.task, entry.report or pb.TaskReport()
         try:
             reply = self._connection.report(report)
             accepted, words = reply.accepted, reply.words
         except RequestRefused as error:
             accepted, words = False, str(error)
-        self._keep(entry.at(Step.REPORTED))
+        owed, number = self._files(task).owed, turn_of(task)
+        entry = self._keep(
+            entry.at(Step.REPORTED),
+            lambda: owed.settle(task.task_id, number, used=accepted),
+        )
         self._touch()
         detail: dict[str, JSON] = {
             "task": task.task_id,
@@ -301,6 +533,7 @@ class SiteAgent:
         }
         self._site.record("task.reported", detail)
         self._tidy(task)
+        return entry
 
     def _report_again(self, entry: Entry) -> None:
         """The coordinator asks for a task that it has had reported: its state was set back."""
@@ -311,15 +544,19 @@ class SiteAgent:
 
     def _tidy(self, task: pb.Task) -> None:
         files = self._files(task)
-        (files.out / f"{task.task_id}.safetensors").unlink(missing_ok=True)
+        for path in (files.update(task.task_id), files.trained(task.task_id)):
+            path.unlink(missing_ok=True)
+        if task.kind == pb.TASK_KIND_PUBLISH:
+            files.owed.forget()
         kept = sorted(files.objects.glob("*"), key=lambda path: path.stat().st_mtime, reverse=True)
         if task.kind in (pb.TASK_KIND_TRAIN, pb.TASK_KIND_EVALUATE):
             for path in kept[KEPT_OBJECTS:]:
                 path.unlink(missing_ok=True)
             self._journal(task).forget_before(task.round)
 
-    def _keep(self, entry: Entry) -> Entry:
+    def _keep(self, entry: Entry, first: Callable[[], None] = _nothing) -> Entry:
         self._observer(f"step:{entry.step}:entering")
+        first()
         self._journal(entry.task).write(entry)
         self._observer(f"step:{entry.step}:entered")
         return entry

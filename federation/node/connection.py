@@ -122,6 +122,9 @@ class CoordinatorConnection:
         stop: set by whoever wants the agent to end: waiting calls give up then.
         versions: protocol versions to offer.
         proxy: goes through it; None dials directly.
+
+    Attributes:
+        away: why the coordinator cannot be reached now, in words, or "".
     """
 
     def __init__(
@@ -140,6 +143,7 @@ class CoordinatorConnection:
         self._address = address or identity.address
         self._retry = retry or RetryPolicy()
         self.stop = stop or threading.Event()
+        self.away = ""
         # Without a proxy gRPC dials by itself: one copy of every byte less.
         self._tunnel = None if proxy is None else Tunnel(self._address, proxy)
         self._channel: grpc.Channel | None = None
@@ -230,6 +234,15 @@ class CoordinatorConnection:
         """
         return self.repeated(lambda: self._stub.ReportTask(report, timeout=REPORT_S))
 
+    def leave(self, run_id: str, words: str) -> pb.LeaveRunReply:
+        """Tell the coordinator that the site takes no further part in a run.
+
+        Raises:
+            RequestRefused: the coordinator knows no such run of this site, or is an older version.
+        """
+        request = pb.LeaveRunRequest(format=MESSAGE_FORMAT, run_id=run_id, words=words[:300])
+        return self.repeated(lambda: self._stub.LeaveRun(request, timeout=CALL_S))
+
     def download(self, task_id: str, payload: pb.Payload, target: Path) -> Transfer:
         """Fetch an object into ``target``; an interrupted one continues at its byte.
 
@@ -272,22 +285,29 @@ class CoordinatorConnection:
 
         def _attempt() -> T:
             try:
-                return call()
+                found = call()
             except grpc.RpcError as error:
                 raise self._named(mapped(error)) from None
             except (ValueError, grpc.FutureCancelledError) as error:
                 # grpcio: a closed channel, or a transfer that stalled.
                 raise CoordinatorUnreachable("the connection was closed or stalled") from error
+            self.away = ""
+            return found
 
         def _wait(state: tenacity.RetryCallState) -> float:
             return float(backoff(state)) * (0.5 + policy.jitter())
+
+        def _say(state: tenacity.RetryCallState) -> None:
+            error = state.outcome.exception() if state.outcome is not None else None
+            self.away = str(error or "the coordinator cannot be reached")
+            _log.info("coordinator_away", tries=state.attempt_number)
 
         retrying = tenacity.Retrying(
             sleep=policy.sleep,
             wait=_wait,
             stop=lambda _: self.stop.is_set(),
             retry=tenacity.retry_if_exception_type(CoordinatorUnreachable),
-            before_sleep=lambda state: _log.info("coordinator_away", tries=state.attempt_number),
+            before_sleep=_say,
             reraise=True,
         )
         return retrying(_attempt)

@@ -25,12 +25,14 @@ class Entry:
         step: the last step that is done.
         report: from WORKED on.
         times: seconds and bytes of the download.
+        withdrawn: members of the data that were withdrawn when the work began.
     """
 
     task: pb.Task
     step: Step
     report: pb.TaskReport | None = None
     times: pb.TaskTimes | None = None
+    withdrawn: int = 0
 
     def at(self, step: Step) -> Entry:
         """The entry one step further.
@@ -79,6 +81,7 @@ class Journal:
             step=Step(document["step"]),
             report=ParseDict(report, pb.TaskReport()) if report is not None else None,
             times=ParseDict(times, pb.TaskTimes()) if times is not None else None,
+            withdrawn=int(document.get("withdrawn", 0)),
         )
 
     def write(self, entry: Entry) -> None:
@@ -86,6 +89,7 @@ class Journal:
         document: dict[str, JSON] = {
             "format": JOURNAL_FORMAT,
             "step": entry.step.value,
+            "withdrawn": entry.withdrawn,
             "task": cast("JSON", MessageToDict(entry.task)),
         }
         if entry.report is not None:

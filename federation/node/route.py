@@ -7,16 +7,14 @@ before. The first that fails is the answer; what comes after it is not tried.
 from __future__ import annotations
 
 import ssl
-import tempfile
 import threading
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import closing
 from dataclasses import dataclass
 from datetime import datetime
-from pathlib import Path
 from typing import Final
 
-from federation.clock import Clock, parse_stamp, utc_now
+from federation.clock import Clock, minute, parse_stamp, utc_now
 from federation.enrolment.client import SiteIdentity, pinned_authority
 from federation.enrolment.token import EnrolmentToken
 from federation.errors import (
@@ -26,15 +24,18 @@ from federation.errors import (
     RouteClosed,
     VersionRefused,
 )
+from federation.node.clock_check import (
+    client_context,
+    clock_words,
+    coordinator_time,
+    refused_as_old,
+)
 from federation.node.connection import CoordinatorConnection
 from federation.pki import SERVER_NAME
 from federation.wire import federation_pb2 as pb
 from federation.wire.dial import Proxy, connect, dial, resolved, split_address
 
 STEPS: Final = ("name", "route", "proxy", "TLS", "identity", "clock", "version")
-CLOCK_S: Final = 120.0
-"""Seconds that the two clocks may differ: certificates and deadlines are read by them."""
-
 WAIT_S: Final = 10.0
 
 _DATES: Final = frozenset({9, 10})
@@ -81,7 +82,7 @@ def examine(way: Way, identity: SiteIdentity, *, clock: Clock = utc_now) -> Iter
     """
     answer: list[pb.HandshakeReply] = []
     looks: dict[str, Callable[[], str]] = {
-        "TLS": lambda: _tls(way, identity),
+        "TLS": lambda: _tls(way, identity, clock()),
         "identity": lambda: _identity(way, identity, answer),
         "clock": lambda: _clock(clock(), answer[0]),
         "version": lambda: _version(answer[0]),
@@ -89,16 +90,17 @@ def examine(way: Way, identity: SiteIdentity, *, clock: Clock = utc_now) -> Iter
     yield from _tried(way, looks)
 
 
-def examine_token(way: Way, token: EnrolmentToken) -> Iterator[Step]:
+def examine_token(way: Way, token: EnrolmentToken, *, clock: Clock = utc_now) -> Iterator[Step]:
     """Go the way to the enrolment listener before the site is enrolled; the token is not used up.
 
     Args:
         way: to the enrolment's listener.
         token: names the coordinator's authority.
+        clock: this machine's.
     """
 
     def _pinned() -> str:
-        pinned_authority(token, way.proxy, timeout_s=way.timeout_s)
+        pinned_authority(token, way.proxy, timeout_s=way.timeout_s, clock=clock)
         return "the coordinator shows the authority that the token names"
 
     yield from _tried(way, {"TLS": _pinned})
@@ -142,27 +144,21 @@ def _through(way: Way) -> str:
         return f"{way.proxy.address} lets us through to {way.coordinator}"
 
 
-def _tls(way: Way, identity: SiteIdentity) -> str:
-    """The handshake alone: is what answers certified by the project's authority?"""
-    context = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
-    context.minimum_version = ssl.TLSVersion.TLSv1_2
-    context.load_verify_locations(cadata=identity.authority_pem.decode("ascii"))
-    context.set_alpn_protocols(["h2"])
-    with tempfile.TemporaryDirectory(prefix="clinode-check-") as folder:
-        # load_cert_chain reads files only; the folder is this account's alone (mkdtemp, 0700).
-        pair = Path(folder) / "pair.pem"
-        pair.touch(mode=0o600)
-        pair.write_bytes(identity.key_pem + identity.certificate_pem)
-        context.load_cert_chain(pair)
+def _tls(way: Way, identity: SiteIdentity, here: datetime) -> str:
+    """The handshake alone: is what answers certified by the project's authority, and are we?"""
     try:
         with (
             dial(way.coordinator, way.proxy, way.timeout_s) as raw,
-            context.wrap_socket(raw, server_hostname=SERVER_NAME) as tls,
+            client_context(identity).wrap_socket(raw, server_hostname=SERVER_NAME) as tls,
         ):
+            # In TLS 1.3 a refusal of our certificate comes with the first answer only.
+            tls.recv(1)
             return f"{tls.version()} with the project's authority"
     except ssl.SSLCertVerificationError as error:
-        raise CoordinatorUnreachable(_not_believed(way, error)) from error
+        raise CoordinatorUnreachable(_not_believed(way, identity, here, error)) from error
     except ssl.SSLError as error:
+        if "CERTIFICATE_EXPIRED" in (error.reason or ""):
+            raise CoordinatorUnreachable(refused_as_old(identity, here)) from error
         raise CoordinatorUnreachable(
             f"no TLS at {way.coordinator} ({error.reason or type(error).__name__}): check address"
             " and port, and whether something in between answers in its place"
@@ -174,12 +170,17 @@ def _tls(way: Way, identity: SiteIdentity) -> str:
         ) from error
 
 
-def _not_believed(way: Way, error: ssl.SSLCertVerificationError) -> str:
+def _not_believed(
+    way: Way, identity: SiteIdentity, here: datetime, error: ssl.SSLCertVerificationError
+) -> str:
     if error.verify_code in _DATES:
+        there = coordinator_time(way.coordinator, way.proxy, identity, way.timeout_s)
+        if there is not None and (words := clock_words(here, there)):
+            return words
         return (
-            f"the certificate of {way.coordinator} is not valid at this machine's time"
-            f" ({error.verify_message}): is the clock right? Else the coordinator's operator has to"
-            " renew it"
+            f"the certificate of {way.coordinator} is not valid at this machine's time, which is"
+            f" {minute(here)} ({error.verify_message}): is the clock right? Else the coordinator's"
+            " operator has to restart the coordinator, which renews it"
         )
     return (
         f"what answers at {way.coordinator} is not certified by the project's authority"
@@ -202,14 +203,9 @@ def _identity(way: Way, identity: SiteIdentity, answer: list[pb.HandshakeReply])
 
 def _clock(here: datetime, answer: pb.HandshakeReply) -> str:
     there = parse_stamp(answer.coordinator_time)
-    apart = (here - there).total_seconds()
-    if abs(apart) > CLOCK_S:
-        side = "ahead of" if apart > 0 else "behind"
-        raise RouteClosed(
-            f"this machine's clock is {abs(apart):.0f} s {side} the coordinator's: set it by a time"
-            " server (NTP); certificates and deadlines are read by it"
-        )
-    return f"{abs(apart):.0f} s from the coordinator's"
+    if words := clock_words(here, there):
+        raise RouteClosed(words)
+    return f"{abs((here - there).total_seconds()):.0f} s from the coordinator's"
 
 
 def _version(answer: pb.HandshakeReply) -> str:

@@ -7,7 +7,7 @@ exception only the class name travels.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from enum import StrEnum
 from pathlib import Path
@@ -53,6 +53,40 @@ class PlanDecision:
     def rejected(cls, reason: str) -> PlanDecision:
         """The plan may not run here."""
         return cls(Decision.REJECTED, reason)
+
+
+class Stand(StrEnum):
+    """How a run stands at a site, whatever the plan's decision says."""
+
+    TAKING_PART = "taking part"
+    HALTED = "halted"
+    """The custodian has halted all runs here, until she lets them go on."""
+    LEFT = "left"
+    """The custodian left this run for good."""
+
+
+@dataclass(frozen=True, slots=True)
+class Standing:
+    """How a run stands at the site now.
+
+    Attributes:
+        stand: whether it may go on.
+        words: why not; travels to the coordinator and names nobody.
+        withdrawn: how many members of the plan's data were withdrawn so far. Work that began at a
+            lower number may hold a withdrawn patient's data and does not leave the site.
+    """
+
+    stand: Stand = Stand.TAKING_PART
+    words: str = ""
+    withdrawn: int = 0
+
+
+@dataclass(frozen=True, slots=True)
+class Parting:
+    """A run that the custodian left; the coordinator has not been told yet."""
+
+    run_id: str
+    words: str
 
 
 @dataclass(frozen=True, slots=True)
@@ -101,6 +135,18 @@ class SitePort(Protocol):
 
     def decision(self, plan_hash: str) -> PlanDecision:
         """What the custodian has decided so far."""
+        ...
+
+    def standing(self, run_id: str, plan_hash: str) -> Standing:
+        """Whether a run may go on here now; asked several times a second while work goes on."""
+        ...
+
+    def partings(self) -> Sequence[Parting]:
+        """Runs that were left and of which the coordinator has not been told."""
+        ...
+
+    def parted(self, run_id: str, words: str) -> None:
+        """The coordinator knows that the site left; ``words`` are its answer."""
         ...
 
     def summary(self, plan_hash: str) -> DataSummary:

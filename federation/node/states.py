@@ -30,11 +30,15 @@ class Step(StrEnum):
 STEP_TABLE: Final[Mapping[Step, frozenset[Step]]] = {
     Step.RECEIVED: frozenset({Step.FETCHED, Step.WORKED}),
     Step.FETCHED: frozenset({Step.WORKED}),
-    Step.WORKED: frozenset({Step.SENT}),
-    Step.SENT: frozenset({Step.REPORTED}),
+    Step.WORKED: frozenset({Step.SENT, Step.FETCHED}),
+    Step.SENT: frozenset({Step.REPORTED, Step.FETCHED}),
     Step.REPORTED: frozenset(),
 }
-"""What may follow each step; a task that fails or is refused goes to WORKED with its words."""
+"""What may follow each step; a task that fails or is refused goes to WORKED with its words.
+
+A task goes back to FETCHED, and is done again, where a patient of its data was withdrawn before the
+result was reported.
+"""
 
 
 def kill_points() -> tuple[str, ...]:

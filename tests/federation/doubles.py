@@ -9,7 +9,7 @@ import hashlib
 import json
 import socket
 import threading
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -26,7 +26,14 @@ from federation.fingerprint import CaseFigures, Rules, make_fingerprint
 from federation.manifest import ModelManifest
 from federation.node.agent import AgentOptions, SiteAgent
 from federation.node.connection import CoordinatorConnection, RetryPolicy
-from federation.node.site_port import DataSummary, PlanDecision, PublishCounts
+from federation.node.site_port import (
+    DataSummary,
+    Parting,
+    PlanDecision,
+    PublishCounts,
+    Stand,
+    Standing,
+)
 from federation.plan import Plan, PrivacySpec, SignedPlan, ms_lesion_demo_plan
 from federation.trainer import (
     CaseScores,
@@ -161,13 +168,28 @@ class FakeSite:
     spoil: dict[int, str] = field(default_factory=dict)
     records: list[tuple[str, dict[str, JSON]]] = field(default_factory=list)
     published: list[str] = field(default_factory=list)
+    stand: Standing = field(default_factory=Standing)
+    left: dict[str, str] = field(default_factory=dict)
+    told: dict[str, str] = field(default_factory=dict)
+    answers: dict[str, PlanDecision] = field(default_factory=dict)
 
     def offer(self, plan: SignedPlan) -> None:
         (self.folder / "offered").mkdir(parents=True, exist_ok=True)
         (self.folder / "offered" / plan.hash).write_bytes(plan.to_json())
 
     def decision(self, plan_hash: str) -> PlanDecision:
-        return self.answer
+        return self.answers.get(plan_hash, self.answer)
+
+    def standing(self, run_id: str, plan_hash: str) -> Standing:
+        if run_id in self.left:
+            return Standing(Stand.LEFT, f"the site left: {self.left[run_id]}")
+        return self.stand
+
+    def partings(self) -> Sequence[Parting]:
+        return [Parting(r, words) for r, words in self.left.items() if r not in self.told]
+
+    def parted(self, run_id: str, words: str) -> None:
+        self.told[run_id] = words
 
     def summary(self, plan_hash: str) -> DataSummary:
         return DataSummary(self.cases, 1, 2, 1, "d" * 64)
