@@ -4,7 +4,10 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from datetime import UTC, datetime
+from typing import Final
 
+TIME_PROTOCOL: Final = "clinode-time"
+"""ALPN name (RFC 7301) by which a site asks the coordinator for its time and nothing else."""
 Clock = Callable[[], datetime]
 """Gives the present time with its zone (UTC)."""
 
@@ -21,6 +24,15 @@ def stamp(moment: datetime) -> str:
     '2026-03-01T12:00:00.000000Z'
     """
     return moment.astimezone(UTC).isoformat(timespec="microseconds").replace("+00:00", "Z")
+
+
+def minute(moment: datetime) -> str:
+    """For people, to the minute.
+
+    >>> minute(datetime(2026, 3, 1, 12, 0, 59, tzinfo=UTC))
+    '2026-03-01 12:00 UTC'
+    """
+    return f"{moment.astimezone(UTC):%Y-%m-%d %H:%M} UTC"
 
 
 def parse_stamp(text: str) -> datetime:

@@ -23,6 +23,7 @@ from pathlib import Path
 import structlog
 from cryptography import x509
 
+from federation.clock import TIME_PROTOCOL, Clock, stamp, utc_now
 from federation.coordinator.causes import Cause, cause_of
 from federation.pki import common_name, serial_of
 from federation.wire.pump import Pump
@@ -52,6 +53,7 @@ class FrontSettings:
         handshake_s: whole time a handshake may take.
         max_connections: connections held at once.
         passphrase: what covers the key; None for a plain file.
+        clock: what a site is told that asks for the time.
     """
 
     host: str
@@ -62,6 +64,7 @@ class FrontSettings:
     handshake_s: float = 10.0
     max_connections: int = 256
     passphrase: bytes | None = field(default=None, repr=False)
+    clock: Clock = utc_now
 
 
 Refused = Callable[[Cause, str], None]
@@ -188,6 +191,10 @@ class TlsFront:
                 if cause is not Cause.BROKEN_OFF:
                     self._refused(cause, address)
                 return
+            if identity is None:
+                # A site whose clock is wrong takes our certificate for old: it may ask the time.
+                tls.send(stamp(self._settings.clock()).encode())
+                return
             self._pass_on(tls, identity)
 
     def _pass_on(self, tls: ssl.SSLSocket, identity: Identity) -> None:
@@ -214,7 +221,7 @@ def _server_context(settings: FrontSettings) -> ssl.SSLContext:
     # Never None: OpenSSL would ask at the terminal for the passphrase of a covered key.
     context.load_cert_chain(settings.certificate, settings.key, settings.passphrase or b"")
     context.load_verify_locations(cafile=str(settings.authority))
-    context.set_alpn_protocols(["h2"])
+    context.set_alpn_protocols(["h2", TIME_PROTOCOL])
     context.options |= ssl.OP_NO_RENEGOTIATION | ssl.OP_NO_COMPRESSION
     return context
 
@@ -239,7 +246,9 @@ def _handshake(tls: ssl.SSLSocket, deadline: float) -> None:
             return
 
 
-def _identity(tls: ssl.SSLSocket) -> Identity:
+def _identity(tls: ssl.SSLSocket) -> Identity | None:
+    if tls.selected_alpn_protocol() == TIME_PROTOCOL:
+        return None
     if tls.selected_alpn_protocol() != "h2":
         raise ValueError("the caller does not speak HTTP/2")
     shown = tls.getpeercert(binary_form=True)

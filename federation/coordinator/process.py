@@ -232,6 +232,7 @@ class Coordinator:
                 key=self.home.server_key,
                 authority=self.home.authorities,
                 passphrase=self.keys.passphrase,
+                clock=self._options.clock,
             ),
             backend,
             _refused,

@@ -21,7 +21,7 @@ from cryptography.hazmat.primitives.serialization import Encoding
 
 from federation.canonical import read_json, write_atomically, write_json
 from federation.clock import Clock, utc_now
-from federation.enrolment.expiry import Kind, Term, term_of
+from federation.enrolment.expiry import Kind, Term, not_at_this_time, term_of
 from federation.enrolment.token import EnrolmentToken, parse_token
 from federation.errors import CoordinatorUnreachable, EnrolmentRefused
 from federation.keyfile import load_key, save_key
@@ -129,13 +129,18 @@ def _served_chain(address: str, proxy: Proxy | None, timeout_s: float) -> list[b
 
 
 def pinned_authority(
-    token: EnrolmentToken, proxy: Proxy | None = None, *, timeout_s: float = TIMEOUT_S
+    token: EnrolmentToken,
+    proxy: Proxy | None = None,
+    *,
+    timeout_s: float = TIMEOUT_S,
+    clock: Clock = utc_now,
 ) -> bytes:
     """The project authority's certificate in PEM, as the listener shows it and the token names it.
 
     Raises:
         CoordinatorUnreachable: no TLS answer at the token's address.
-        EnrolmentRefused: what answers there is not the token's coordinator.
+        EnrolmentRefused: what answers there is not the token's coordinator, or its certificate
+            does not hold at this machine's time.
     """
     try:
         chain = _served_chain(token.address, proxy, timeout_s)
@@ -146,7 +151,14 @@ def pinned_authority(
         ) from error
     for der in chain:
         if hashlib.sha256(der).hexdigest() == token.authority:
-            return x509.load_der_x509_certificate(der).public_bytes(Encoding.PEM)
+            authority = x509.load_der_x509_certificate(der)
+            for shown in (x509.load_der_x509_certificate(chain[0]), authority):
+                if words := not_at_this_time(shown, clock()):
+                    raise EnrolmentRefused(
+                        f"{words}: set the clock by a time server (NTP) and try again; if it is "
+                        "right, the coordinator's operator restarts the coordinator"
+                    )
+            return authority.public_bytes(Encoding.PEM)
     raise EnrolmentRefused(
         f"what answers at {token.address} is not the coordinator of this token: none of its "
         f"{len(chain)} certificates has the fingerprint that the token names; do not go on, ask "
@@ -240,7 +252,7 @@ def enrol(
         raise EnrolmentRefused(
             f"this node is enrolled already: move {CERTIFICATE_FILE} away to enrol anew"
         )
-    authority_pem = pinned_authority(token, proxy)
+    authority_pem = pinned_authority(token, proxy, clock=clock)
     keys_dir.mkdir(parents=True, exist_ok=True, mode=0o700)
     key = _own_key(keys_dir, passphrase)
     reply = _ask(token, authority_pem, signing_request(key, site, token.project), proxy)

@@ -16,6 +16,8 @@ from typing import Final
 import structlog
 from cryptography import x509
 
+from federation.clock import minute
+
 LOG_PAUSE: Final = timedelta(days=1)
 """Between two log lines about the same thing."""
 _log = structlog.get_logger(__name__)
@@ -147,20 +149,20 @@ def _notice(term: Term, now: datetime, thresholds: Thresholds) -> Notice | None:
         state, words = (
             "clock",
             (
-                f"{what} begins on {_minute(term.begins)} and this machine's clock says "
-                f"{_minute(now)}: the clock is wrong, set it by a time server (NTP)"
+                f"{what} begins on {minute(term.begins)} and this machine's clock says "
+                f"{minute(now)}: the clock is wrong, set it by a time server (NTP)"
             ),
         )
     elif left <= timedelta():
         state, words = (
             "over",
             (
-                f"{what} expired on {_minute(term.ends)} (this machine's clock: {_minute(now)}): "
+                f"{what} expired on {minute(term.ends)} (this machine's clock: {minute(now)}): "
                 f"{_TODO[term.kind][1]}"
             ),
         )
     elif left <= thresholds.of(term.kind):
-        state, words = "soon", f"{what} ends in {span(left)}, on {_minute(term.ends)}: "
+        state, words = "soon", f"{what} ends in {span(left)}, on {minute(term.ends)}: "
         words += _TODO[term.kind][0]
     else:
         return None
@@ -183,8 +185,15 @@ def span(left: timedelta) -> str:
     return f"{hours} hour{'' if hours == 1 else 's'}"
 
 
-def _minute(moment: datetime) -> str:
-    return f"{moment:%Y-%m-%d %H:%M} UTC"
+def not_at_this_time(certificate: x509.Certificate, here: datetime) -> str:
+    """Why a certificate of the coordinator does not hold at our time; empty where it does."""
+    begins, ends = certificate.not_valid_before_utc, certificate.not_valid_after_utc
+    if begins <= here <= ends:
+        return ""
+    return (
+        f"the coordinator's certificate is valid from {minute(begins)} to {minute(ends)}, and this "
+        f"machine's clock says {minute(here)}"
+    )
 
 
 class DailyLog:

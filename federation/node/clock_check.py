@@ -16,6 +16,7 @@ from cryptography import x509
 
 from federation.clock import TIME_PROTOCOL, minute, parse_stamp
 from federation.enrolment.client import SiteIdentity
+from federation.errors import FederationError
 from federation.pki import SERVER_NAME
 from federation.wire.dial import Proxy, dial
 
@@ -54,12 +55,12 @@ def coordinator_time(
         with (
             dial(address, proxy, timeout_s) as raw,
             context.wrap_socket(raw, server_hostname=SERVER_NAME) as tls,
+            suppress(ssl.SSLEOFError, ConnectionError),
         ):
-            with suppress(ssl.SSLEOFError, ConnectionError):
-                while len(told) < _LONGEST and (more := tls.recv(_LONGEST)):
-                    told += more
+            while len(told) < _LONGEST and (more := tls.recv(_LONGEST)):
+                told += more
         return parse_stamp(told.decode("ascii"))
-    except (OSError, ValueError):
+    except (FederationError, OSError, ValueError):
         return None
 
 
@@ -86,9 +87,9 @@ def refused_as_old(identity: SiteIdentity, here: datetime) -> str:
             " a new token, move keys/node.crt away and enrol again"
         )
     return (
-        f"the coordinator refuses this site's certificate by its date, and it is valid from "
-        f"{minute(begins)} to {minute(ends)} by this machine's clock, which says {minute(here)}: one"
-        " of the two clocks is wrong; check ours against a time server (NTP) and tell the"
+        "the coordinator refuses this site's certificate by its date, and it is valid from "
+        f"{minute(begins)} to {minute(ends)} by this machine's clock, which says {minute(here)}: "
+        "one of the two clocks is wrong; check ours against a time server (NTP) and tell the"
         " coordinator's operator to do the same"
     )
 
