@@ -7,8 +7,10 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Final
 
+from federation.amendment import check_amendment
+from federation.canonical import write_atomically
 from federation.encoding import Feedback, encode
-from federation.errors import SiteFailed
+from federation.errors import PlanRefused, SiteFailed, SiteRefused, TrainerLost
 from federation.fingerprint import Fingerprint
 from federation.learning.prepared import Split
 from federation.manifest import ModelManifest
@@ -26,6 +28,7 @@ from federation.trainer import (
     TrainJob,
     TrainResult,
 )
+from federation.trainer.words import scrubbed
 from federation.update_spec import UpdateSpec
 from federation.wire import federation_pb2 as pb
 from federation.wire.kinds import update_kind
@@ -35,7 +38,26 @@ TrainerFactory = Callable[[Path, TrainerResources], Trainer]
 
 
 class OnDemandTrainer(Trainer):
-    """A trainer whose process starts with its first job."""
+    """A trainer whose process starts with its first job; once closed it never starts again."""
+
+    _over = False
+
+    def start(self) -> None:
+        """See :meth:`Trainer.start`.
+
+        Raises:
+            TrainerLost: it was closed.
+        """
+        with self._life:
+            if self._over:
+                raise TrainerLost("the trainer was closed while a job was waiting")
+            super().start()
+
+    def close(self) -> None:
+        """Stop the process for good."""
+        with self._life:
+            self._over = True
+            super().close()
 
     def train(self, job: TrainJob) -> TrainResult:
         """See :meth:`Trainer.train`."""
@@ -64,11 +86,25 @@ class RunFiles:
         self.journal = folder / "agent" / "tasks"
         self.objects = folder / "agent" / "objects"
         self.out = folder / "agent" / "out"
-        self.plan = folder / "agent" / "plan.json"
+        self.plans = folder / "agent" / "plans"
+        self._first_plan = folder / "agent" / "plan.json"
         self.trainer = folder / "trainer"
         self.owed = Owed(folder / "agent" / "owed")
-        for made in (self.objects, self.out):
+        for made in (self.objects, self.out, self.plans):
             made.mkdir(parents=True, exist_ok=True)
+
+    def keep_plan(self, signed: SignedPlan) -> None:
+        """Remember a plan that was offered for this run."""
+        write_atomically(self.plans / f"{signed.hash}.json", signed.to_json())
+
+    def plan(self, plan_hash: str) -> SignedPlan | None:
+        """A plan that was offered for this run; None where it was not."""
+        for path in (self.plans / f"{plan_hash}.json", self._first_plan):
+            if path.exists():
+                signed = SignedPlan.from_json(path.read_bytes())
+                if signed.hash == plan_hash:
+                    return signed
+        return None
 
     def object(self, payload: pb.Payload) -> Path:
         """Where a fetched object lies."""
@@ -86,14 +122,20 @@ class RunFiles:
 def refusal(task: pb.Task, words: str) -> pb.TaskReport:
     """The report of a task that this site will not do."""
     return pb.TaskReport(
-        format=MESSAGE_FORMAT, task_id=task.task_id, outcome=pb.OUTCOME_REFUSED, words=words[:300]
+        format=MESSAGE_FORMAT,
+        task_id=task.task_id,
+        outcome=pb.OUTCOME_REFUSED,
+        words=scrubbed(words),
     )
 
 
 def failure(task: pb.Task, words: str) -> pb.TaskReport:
     """The report of a task that this site could not do."""
     return pb.TaskReport(
-        format=MESSAGE_FORMAT, task_id=task.task_id, outcome=pb.OUTCOME_FAILED, words=words[:300]
+        format=MESSAGE_FORMAT,
+        task_id=task.task_id,
+        outcome=pb.OUTCOME_FAILED,
+        words=scrubbed(words),
     )
 
 
@@ -143,7 +185,11 @@ class Worker:
         signed = SignedPlan.from_json(files.object(payload).read_bytes())
         if signed.hash != task.plan_hash:
             return refusal(task, "the plan that came is not the plan that was announced")
-        files.plan.write_bytes(signed.to_json())
+        try:
+            self._check_amendment(signed, files)
+        except PlanRefused as error:
+            return refusal(task, str(error))
+        files.keep_plan(signed)
         self._site.offer(signed)
         decision = self._site.decision(signed.hash)
         if decision.decision is Decision.PENDING:
@@ -160,6 +206,21 @@ class Worker:
         if "fingerprint" in signed.plan.sends:
             report.summary.dataset_hash = summary.dataset_hash
         return report
+
+    def _check_amendment(self, signed: SignedPlan, files: RunFiles) -> None:
+        """Refuse an amended plan that changes more than it may, or a plan not approved here.
+
+        Raises:
+            PlanRefused: saying what does not fit.
+        """
+        if signed.plan.amends is None:
+            return
+        before = files.plan(signed.plan.amends)
+        if before is None:
+            raise PlanRefused("it amends a plan that was never offered to this site in this run")
+        check_amendment(before, signed)
+        if self._site.decision(before.hash).decision is not Decision.APPROVED:
+            raise PlanRefused("the plan that it amends is not approved at this site")
 
     def _train(self, task: pb.Task, files: RunFiles) -> pb.TaskReport | None:
         signed = self._approved(task, files)
@@ -255,15 +316,17 @@ class Worker:
         """The run's plan, if the custodian's approval still stands.
 
         Raises:
-            SiteFailed: the plan is not here or is not approved (any more).
+            SiteFailed: the plan is not here.
+            SiteRefused: it is not approved (yet, or any more).
         """
-        if not files.plan.exists():
-            raise SiteFailed("this run's plan was never offered to this site")
-        signed = SignedPlan.from_json(files.plan.read_bytes())
-        if signed.hash != task.plan_hash:
-            raise SiteFailed("the task names another plan than the one offered")
-        if self._site.decision(signed.hash).decision is not Decision.APPROVED:
-            raise SiteFailed("the custodian's approval of this plan does not stand")
+        signed = files.plan(task.plan_hash)
+        if signed is None:
+            raise SiteFailed("the plan that the task names was never offered to this site")
+        decision = self._site.decision(signed.hash).decision
+        if decision is Decision.PENDING:
+            raise SiteRefused("the plan waits for this site's custodian")
+        if decision is not Decision.APPROVED:
+            raise SiteRefused("the custodian's approval of this plan does not stand")
         return signed
 
     def _trainer_for(self, run_id: str, files: RunFiles) -> Trainer:
