@@ -24,12 +24,14 @@ from federation.wire.coordinator_pb2_grpc import ControlServicer, add_ControlSer
 
 FORMAT = 1
 MAX_AUDIT = 1000
+WORKERS = 16
+"""Threads of the control server: whoever watches a run holds one."""
 
 
 def bind_control(service: ControlServicer, path: Path) -> grpc.Server:
     """Serve the control API at ``path``; gives the started server."""
     path.unlink(missing_ok=True)
-    server = grpc.server(ThreadPoolExecutor(4, thread_name_prefix="control"))
+    server = grpc.server(ThreadPoolExecutor(WORKERS, thread_name_prefix="control"))
     add_ControlServicer_to_server(service, server)
     before = os.umask(0o177)
     try:
@@ -115,7 +117,8 @@ class ControlService(ControlServicer):
 
     def PauseRun(self, request: pb.RunRequest, context: grpc.ServicerContext) -> pb.JsonReply:
         """Pause a run."""
-        return _answer(context, lambda: self._runs.pause(request.run_id, request.reason))
+        run_id, reason, recall = request.run_id, request.reason, request.recall
+        return _answer(context, lambda: self._runs.pause(run_id, reason, recall=recall))
 
     def ResumeRun(self, request: pb.RunRequest, context: grpc.ServicerContext) -> pb.JsonReply:
         """Go on with a paused run."""
@@ -124,6 +127,32 @@ class ControlService(ControlServicer):
     def StopRun(self, request: pb.RunRequest, context: grpc.ServicerContext) -> pb.JsonReply:
         """End a run."""
         return _answer(context, lambda: self._runs.stop(request.run_id, request.reason))
+
+    def InviteSite(
+        self, request: pb.InviteSiteRequest, context: grpc.ServicerContext
+    ) -> pb.JsonReply:
+        """Invite a site to a run under way."""
+        return _answer(context, lambda: self._runs.invite(request.run_id, request.site))
+
+    def AmendRun(self, request: pb.AmendRunRequest, context: grpc.ServicerContext) -> pb.JsonReply:
+        """Change the learning rate or the number of rounds of a run under way."""
+        return _answer(
+            context,
+            lambda: self._runs.amend(
+                request.run_id,
+                learning_rate=request.learning_rate or None,
+                rounds=request.rounds or None,
+            ),
+        )
+
+    def MoveFirst(self, request: pb.RunRequest, context: grpc.ServicerContext) -> pb.JsonReply:
+        """Put a run before all others in the queue."""
+        return _answer(context, lambda: self._runs.first(request.run_id))
+
+    def WatchRun(self, request: pb.WatchRunRequest, context: grpc.ServicerContext) -> pb.JsonReply:
+        """What happened to a run since the last call; waits for something new."""
+        run_id, offset, wait_s = request.run_id, request.offset, request.wait_seconds
+        return _answer(context, lambda: self._runs.watch(run_id, offset, wait_s))
 
     def ExportRun(
         self, request: pb.ExportRunRequest, context: grpc.ServicerContext

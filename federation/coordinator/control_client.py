@@ -95,9 +95,9 @@ class CoordinatorClient:
         request = pb.RunRequest(format=FORMAT, run_id=run_id)
         return cast("Document", self._json(self._stub.ShowRun, request))
 
-    def pause(self, run_id: str, reason: str = "") -> Document:
-        """Hand no further tasks out."""
-        request = pb.RunRequest(format=FORMAT, run_id=run_id, reason=reason)
+    def pause(self, run_id: str, reason: str = "", *, recall: bool = False) -> Document:
+        """Hand no further tasks out; with ``recall`` also end those that the sites work at."""
+        request = pb.RunRequest(format=FORMAT, run_id=run_id, reason=reason, recall=recall)
         return cast("Document", self._json(self._stub.PauseRun, request))
 
     def resume(self, run_id: str) -> Document:
@@ -109,6 +109,35 @@ class CoordinatorClient:
         """End a run."""
         request = pb.RunRequest(format=FORMAT, run_id=run_id, reason=reason)
         return cast("Document", self._json(self._stub.StopRun, request))
+
+    def invite(self, run_id: str, site: str) -> Document:
+        """Invite a site to a run under way; it joins at the next round."""
+        request = pb.InviteSiteRequest(format=FORMAT, run_id=run_id, site=site)
+        return cast("Document", self._json(self._stub.InviteSite, request))
+
+    def amend(
+        self, run_id: str, *, learning_rate: float | None = None, rounds: int | None = None
+    ) -> Document:
+        """Change the learning rate or the number of rounds of a run under way."""
+        request = pb.AmendRunRequest(
+            format=FORMAT, run_id=run_id, learning_rate=learning_rate or 0.0, rounds=rounds or 0
+        )
+        return cast("Document", self._json(self._stub.AmendRun, request))
+
+    def first(self, run_id: str) -> Document:
+        """Put a run before all others in the queue."""
+        request = pb.RunRequest(format=FORMAT, run_id=run_id)
+        return cast("Document", self._json(self._stub.MoveFirst, request))
+
+    def watch(self, run_id: str, offset: int = 0, wait_s: float = 10.0) -> Document:
+        """What happened to a run since ``offset``: events, the new offset, the run's line.
+
+        Waits ``wait_s`` seconds at most (20 is the coordinator's limit) for something new.
+        """
+        request = pb.WatchRunRequest(
+            format=FORMAT, run_id=run_id, offset=offset, wait_seconds=wait_s
+        )
+        return cast("Document", self._json(self._stub.WatchRun, request, wait_s + 30.0))
 
     def export(self, run_id: str, folder: Path) -> Document:
         """Copy the finished model, plan and numbers to a new folder."""

@@ -17,12 +17,13 @@ from federation.coordinator.rounds import Rounds
 from federation.coordinator.schema import RunRow
 from federation.coordinator.states import TASK_ENDS, RoundState, RunState, TaskState
 from federation.coordinator.steps import ACTIVE as ACTIVE
-from federation.coordinator.steps import RECALLED, Steps, parts_of, reasons, waiting
+from federation.coordinator.steps import RECALLED, Steps, parts_of, reasons
 from federation.coordinator.steps import EngineParts as EngineParts
 from federation.coordinator.steps import Initialiser as Initialiser
 from federation.coordinator.store import Change
 from federation.coordinator.tasks import newest_per_site, publish_body, task_for
 from federation.coordinator.turns import may_start
+from federation.coordinator.views import waiting
 from federation.errors import FederationError
 from federation.manifest import manifest_for
 from federation.where import where

@@ -159,6 +159,7 @@ class Coordinator:
                 clock=options.clock,
                 work=self.home.work,
                 patience_s=self.settings.patience_s,
+                slots=self.settings.active_runs,
             )
         )
         self._servers: list[grpc.Server] = []

@@ -31,7 +31,9 @@ class CoordinatorSettings(BaseModel):
         enrolment_port: the enrolment listener's port.
         federation_port: the mutual-TLS listener's port.
         token_hours: default validity of an enrolment token.
-        patience_s: how long a run with quorum waits for undecided sites before it starts.
+        patience_s: how long a run with quorum waits for undecided sites before it starts, and a
+            round for sites that have not answered an amended plan.
+        active_runs: how many runs train at a time; the others wait in a queue.
         update_norm_ratio: largest norm of an update's change, in norms of the global model.
         key_passphrase: where the passphrase of the key files is: empty for none,
             ``credential:NAME`` (systemd), ``file:PATH``, ``environment:NAME`` or ``prompt``.
@@ -50,6 +52,7 @@ class CoordinatorSettings(BaseModel):
     federation_port: Annotated[int, Field(ge=1, le=65535)] = 8442
     token_hours: Annotated[float, Field(gt=0, le=24 * 60)] = 72.0
     patience_s: Annotated[float, Field(ge=0, le=30 * 86_400)] = 600.0
+    active_runs: Annotated[int, Field(ge=1, le=64)] = 1
     update_norm_ratio: Annotated[float, Field(gt=0)] = DEFAULT_NORM_RATIO
     key_passphrase: Annotated[str, StringConstraints(max_length=300)] = ""
     certificate_warning_days: Annotated[int, Field(ge=1, le=365)] = 30

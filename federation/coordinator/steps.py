@@ -20,7 +20,6 @@ from federation.coordinator.schema import RoundRow, RunRow, TaskRow
 from federation.coordinator.states import TASK_ENDS, RoundState, RunState, TaskState
 from federation.coordinator.store import Change, Store
 from federation.coordinator.tasks import newest_per_site, offer_body, task_for
-from federation.coordinator.turns import Waiting
 from federation.plan import SignedPlan
 
 Initialiser = Callable[[SignedPlan, Path, Path], None]
@@ -81,11 +80,6 @@ def parts_of(store: Store, run: RunRow) -> list[Part]:
         words = row.words or (answer.words if answer is not None and refused else "")
         found.append(Part(row.site, row.state, approved=approved, refused=refused, words=words))
     return found
-
-
-def waiting(store: Store) -> list[Waiting]:
-    """Every run as the queue sees it."""
-    return [Waiting(run.run_id, run.state, run.queue_order) for run in store.runs()]
 
 
 def reasons(parts: Sequence[Part]) -> str:

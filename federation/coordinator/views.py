@@ -5,18 +5,28 @@ from __future__ import annotations
 import statistics
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict
-from typing import Any
+from typing import Any, Final
 
+from federation.audit_chain import AuditEntry
 from federation.canonical import canonical_json
 from federation.clock import parse_stamp
 from federation.coordinator.schema import RoundRow, RunRow, RunSiteRow, SiteRow, TaskRow
-from federation.coordinator.states import TaskState
+from federation.coordinator.states import RUN_ENDS, TASK_ENDS, RunState, TaskState
 from federation.coordinator.store import Store
 from federation.coordinator.tasks import newest_per_site
+from federation.coordinator.turns import Waiting, position, queue_words
 from federation.fingerprint import Fingerprint, figure_rows, figures, merge
 from federation.plan import SignedPlan
 
 FORMAT = 1
+SILENT_AFTER_S: Final = 90.0
+"""A site that has something to do and was not heard of for longer is shown as silent."""
+MAX_TROUBLES: Final = 50
+
+
+def waiting(store: Store) -> list[Waiting]:
+    """Every run as the queue sees it."""
+    return [Waiting(run.run_id, run.state, run.queue_order) for run in store.runs()]
 
 
 def site_view(site: SiteRow) -> dict[str, Any]:
@@ -24,22 +34,36 @@ def site_view(site: SiteRow) -> dict[str, Any]:
     return asdict(site)
 
 
-def run_view(store: Store, run: RunRow) -> dict[str, Any]:
-    """A run in one line."""
+def run_view(store: Store, run: RunRow, slots: int = 1) -> dict[str, Any]:
+    """A run in one line.
+
+    Args:
+        store: the state.
+        run: the run.
+        slots: how many runs may be active at a time.
+    """
     plan = SignedPlan.from_json(run.signed_plan).plan
     rounds = store.rounds(run.run_id)
+    runs = waiting(store)
+    tasks = store.tasks(run.run_id)
+    quiet = silent_sites(store, run, tasks)
+    bad = troubles(tasks)
     return {
         "run_id": run.run_id,
         "name": run.name,
         "state": run.state.value,
-        "words": run.words,
+        "words": run.words or queue_words(run.run_id, runs, slots),
+        "attention": attention(run, rounds, quiet, bad),
+        "queue_position": position(run.run_id, runs),
+        "silent": quiet,
+        "troubles": bad[:MAX_TROUBLES],
         "plan_hash": run.plan_hash,
         "round": rounds[-1].number if rounds else 0,
         "round_state": rounds[-1].state.value if rounds else "",
         "rounds": plan.training.rounds,
         "model_id": run.model_id,
         "sites": [
-            {"site": row.site, "state": row.state, "words": row.words}
+            {"site": row.site, "state": row.state.value, "words": row.words}
             for row in store.run_sites(run.run_id)
         ],
         "created_at": run.created_at,
@@ -48,15 +72,148 @@ def run_view(store: Store, run: RunRow) -> dict[str, Any]:
     }
 
 
-def run_detail(store: Store, run: RunRow) -> dict[str, Any]:
+def silent_sites(store: Store, run: RunRow, tasks: Sequence[TaskRow]) -> list[dict[str, Any]]:
+    """Sites that have something to do for a run under way and have not been heard of for long."""
+    if run.state not in (RunState.RUNNING, RunState.PUBLISHING, RunState.OFFERED):
+        return []
+    open_at = {task.site: task for task in reversed(tasks) if task.state not in TASK_ENDS}
+    now = store.now()
+    found = []
+    for name, task in sorted(open_at.items()):
+        site = store.site(name)
+        seen = site.last_seen if site is not None else None
+        since = seen or task.created_at
+        if seconds_between(since, now) > SILENT_AFTER_S:
+            told = {"site": name, "last_seen": seen, "kind": task.kind, "round": task.round}
+            found.append(told)
+    return found
+
+
+def troubles(tasks: Sequence[TaskRow]) -> list[dict[str, Any]]:
+    """What sites could not or would not do, in their words, the newest first."""
+    bad = [task for task in tasks if task.state in (TaskState.FAILED, TaskState.REFUSED)]
+    return [
+        {
+            "at": task.ended_at,
+            "site": task.site,
+            "kind": task.kind,
+            "round": task.round,
+            "state": task.state.value,
+            "words": task.words,
+        }
+        for task in sorted(bad, key=lambda task: task.ended_at or "", reverse=True)
+    ]
+
+
+def attention(
+    run: RunRow,
+    rounds: Sequence[RoundRow],
+    quiet: Sequence[Mapping[str, Any]],
+    bad: Sequence[Mapping[str, Any]],
+) -> str:
+    """The one thing about a run under way that somebody should know; empty for nothing."""
+    if run.state in RUN_ENDS:
+        return ""
+    if quiet:
+        first = quiet[0]
+        more = f" and {len(quiet) - 1} more" if len(quiet) > 1 else ""
+        return f"{first['site']}{more} silent, last contact {first['last_seen'] or 'never'}"
+    if rounds and rounds[-1].words:
+        return rounds[-1].words
+    here = rounds[-1].number if rounds else 0
+    for one in bad:
+        if one["round"] == here or one["kind"] == "offer":
+            return f"{one['site']} {one['state']} {one['kind']}: {one['words']}"
+    return ""
+
+
+def plan_views(store: Store, run: RunRow) -> list[dict[str, Any]]:
+    """The plan as submitted and its amendments, each with the sites' answers."""
+    offers = store.tasks(run.run_id, kind="offer")
+    found = []
+    for row in store.plans(run.run_id):
+        here = [t for t in offers if t.body.get("plan_hash", run.plan_hash) == row.plan_hash]
+        found.append(
+            {
+                "number": row.number,
+                "plan_hash": row.plan_hash,
+                "changes": row.changes,
+                "created_at": row.created_at,
+                "from_round": row.from_round,
+                "in_force": row.plan_hash == run.plan_hash,
+                "answers": [
+                    {
+                        "site": task.site,
+                        "answer": _ANSWERS.get(task.state, "undecided"),
+                        "words": task.words,
+                        "at": task.ended_at,
+                    }
+                    for task in newest_per_site(here)
+                ],
+            }
+        )
+    return found
+
+
+_ANSWERS: Final[Mapping[TaskState, str]] = {
+    TaskState.DONE: "approved",
+    TaskState.REFUSED: "refused",
+    TaskState.FAILED: "failed",
+    TaskState.EXPIRED: "withdrawn",
+}
+
+
+def update_views(store: Store, run: RunRow) -> list[dict[str, Any]]:
+    """Every update in the order of arrival, and what became of it."""
+    return [
+        {
+            "sequence": row.sequence,
+            "site": row.site,
+            "started_from": row.started_from,
+            "folded_in": row.folded_in,
+            "staleness": row.staleness,
+            "weight": row.weight,
+        }
+        for row in store.updates(run.run_id)
+    ]
+
+
+def run_detail(store: Store, run: RunRow, slots: int = 1) -> dict[str, Any]:
     """A run with everything that is known of its rounds and sites."""
     tasks = store.tasks(run.run_id)
-    view = run_view(store, run)
+    view = run_view(store, run, slots)
     view["format"] = FORMAT
-    view["sites"] = [_run_site(row, tasks) for row in store.run_sites(run.run_id)]
+    view["sites"] = [
+        _run_site(row, tasks, store.site(row.site)) for row in store.run_sites(run.run_id)
+    ]
+    view["plans"] = plan_views(store, run)
+    view["updates"] = update_views(store, run)
     view["rounds_done"] = [round_view(at, tasks) for at in store.rounds(run.run_id)]
     view["fingerprint"] = fingerprint_view(tasks)
     return view
+
+
+def event_view(entry: AuditEntry) -> dict[str, Any]:
+    """An entry of the audit log as a line of a run's story.
+
+    ``site`` is empty where not a site acted; ``words`` are the site's or the coordinator's own.
+    """
+    detail, parts = entry.detail, entry.object.split(".")
+    view: dict[str, Any] = {"at": entry.at, "action": entry.action, "site": "", "words": ""}
+    if entry.actor not in ("system", "operator"):
+        view["site"] = entry.actor
+    for key in ("words", "reason", "changes", "site"):
+        if detail.get(key):
+            view["words"] = str(detail[key])
+            break
+    if "round" in detail:
+        view["round"] = detail["round"]
+    if len(parts) == _TASK_ID_PARTS:
+        view |= {"round": int(parts[1]), "kind": parts[2], "state": detail.get("state", "")}
+    return view
+
+
+_TASK_ID_PARTS: Final = 5
 
 
 def fingerprint_view(tasks: Sequence[TaskRow]) -> dict[str, Any] | None:
@@ -80,12 +237,14 @@ def fingerprint_view(tasks: Sequence[TaskRow]) -> dict[str, Any] | None:
     }
 
 
-def _run_site(row: RunSiteRow, tasks: Sequence[TaskRow]) -> dict[str, Any]:
+def _run_site(row: RunSiteRow, tasks: Sequence[TaskRow], site: SiteRow | None) -> dict[str, Any]:
     published = [t for t in tasks if t.kind == "publish" and t.site == row.site]
     return {
         "site": row.site,
-        "state": row.state,
+        "state": row.state.value,
         "words": row.words,
+        "last_seen": site.last_seen if site is not None else None,
+        "plan_hash": row.plan_hash,
         "summary": dict(row.summary),
         "decided_at": row.decided_at,
         "publish_state": published[-1].state.value if published else "",
@@ -109,6 +268,7 @@ def round_view(at: RoundRow, tasks: Sequence[TaskRow]) -> dict[str, Any]:
         "deadline": at.deadline,
         "weights_sha256": at.weights_sha256,
         "model_id": at.model_id,
+        "plan_hash": at.plan_hash,
         "times": {
             "aggregate_s": at.aggregate_s or 0.0,
             "collect_s": seconds_between(at.opened_at, at.trained_at),

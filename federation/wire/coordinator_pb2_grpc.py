@@ -84,6 +84,26 @@ class ControlStub:
                 request_serializer=federation_dot_wire_dot_coordinator__pb2.RunRequest.SerializeToString,
                 response_deserializer=federation_dot_wire_dot_coordinator__pb2.JsonReply.FromString,
                 _registered_method=True)
+        self.InviteSite = channel.unary_unary(
+                '/clinode.coordinator.v1.Control/InviteSite',
+                request_serializer=federation_dot_wire_dot_coordinator__pb2.InviteSiteRequest.SerializeToString,
+                response_deserializer=federation_dot_wire_dot_coordinator__pb2.JsonReply.FromString,
+                _registered_method=True)
+        self.AmendRun = channel.unary_unary(
+                '/clinode.coordinator.v1.Control/AmendRun',
+                request_serializer=federation_dot_wire_dot_coordinator__pb2.AmendRunRequest.SerializeToString,
+                response_deserializer=federation_dot_wire_dot_coordinator__pb2.JsonReply.FromString,
+                _registered_method=True)
+        self.MoveFirst = channel.unary_unary(
+                '/clinode.coordinator.v1.Control/MoveFirst',
+                request_serializer=federation_dot_wire_dot_coordinator__pb2.RunRequest.SerializeToString,
+                response_deserializer=federation_dot_wire_dot_coordinator__pb2.JsonReply.FromString,
+                _registered_method=True)
+        self.WatchRun = channel.unary_unary(
+                '/clinode.coordinator.v1.Control/WatchRun',
+                request_serializer=federation_dot_wire_dot_coordinator__pb2.WatchRunRequest.SerializeToString,
+                response_deserializer=federation_dot_wire_dot_coordinator__pb2.JsonReply.FromString,
+                _registered_method=True)
         self.ExportRun = channel.unary_unary(
                 '/clinode.coordinator.v1.Control/ExportRun',
                 request_serializer=federation_dot_wire_dot_coordinator__pb2.ExportRunRequest.SerializeToString,
@@ -164,6 +184,30 @@ class ControlServicer:
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
+    def InviteSite(self, request, context):
+        """Missing associated documentation comment in .proto file."""
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def AmendRun(self, request, context):
+        """Missing associated documentation comment in .proto file."""
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def MoveFirst(self, request, context):
+        """Missing associated documentation comment in .proto file."""
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def WatchRun(self, request, context):
+        """Missing associated documentation comment in .proto file."""
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
     def ExportRun(self, request, context):
         """Missing associated documentation comment in .proto file."""
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
@@ -233,6 +277,26 @@ def add_ControlServicer_to_server(servicer, server):
             'StopRun': grpc.unary_unary_rpc_method_handler(
                     servicer.StopRun,
                     request_deserializer=federation_dot_wire_dot_coordinator__pb2.RunRequest.FromString,
+                    response_serializer=federation_dot_wire_dot_coordinator__pb2.JsonReply.SerializeToString,
+            ),
+            'InviteSite': grpc.unary_unary_rpc_method_handler(
+                    servicer.InviteSite,
+                    request_deserializer=federation_dot_wire_dot_coordinator__pb2.InviteSiteRequest.FromString,
+                    response_serializer=federation_dot_wire_dot_coordinator__pb2.JsonReply.SerializeToString,
+            ),
+            'AmendRun': grpc.unary_unary_rpc_method_handler(
+                    servicer.AmendRun,
+                    request_deserializer=federation_dot_wire_dot_coordinator__pb2.AmendRunRequest.FromString,
+                    response_serializer=federation_dot_wire_dot_coordinator__pb2.JsonReply.SerializeToString,
+            ),
+            'MoveFirst': grpc.unary_unary_rpc_method_handler(
+                    servicer.MoveFirst,
+                    request_deserializer=federation_dot_wire_dot_coordinator__pb2.RunRequest.FromString,
+                    response_serializer=federation_dot_wire_dot_coordinator__pb2.JsonReply.SerializeToString,
+            ),
+            'WatchRun': grpc.unary_unary_rpc_method_handler(
+                    servicer.WatchRun,
+                    request_deserializer=federation_dot_wire_dot_coordinator__pb2.WatchRunRequest.FromString,
                     response_serializer=federation_dot_wire_dot_coordinator__pb2.JsonReply.SerializeToString,
             ),
             'ExportRun': grpc.unary_unary_rpc_method_handler(
@@ -520,6 +584,114 @@ class Control:
             target,
             '/clinode.coordinator.v1.Control/StopRun',
             federation_dot_wire_dot_coordinator__pb2.RunRequest.SerializeToString,
+            federation_dot_wire_dot_coordinator__pb2.JsonReply.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def InviteSite(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/clinode.coordinator.v1.Control/InviteSite',
+            federation_dot_wire_dot_coordinator__pb2.InviteSiteRequest.SerializeToString,
+            federation_dot_wire_dot_coordinator__pb2.JsonReply.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def AmendRun(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/clinode.coordinator.v1.Control/AmendRun',
+            federation_dot_wire_dot_coordinator__pb2.AmendRunRequest.SerializeToString,
+            federation_dot_wire_dot_coordinator__pb2.JsonReply.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def MoveFirst(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/clinode.coordinator.v1.Control/MoveFirst',
+            federation_dot_wire_dot_coordinator__pb2.RunRequest.SerializeToString,
+            federation_dot_wire_dot_coordinator__pb2.JsonReply.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def WatchRun(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/clinode.coordinator.v1.Control/WatchRun',
+            federation_dot_wire_dot_coordinator__pb2.WatchRunRequest.SerializeToString,
             federation_dot_wire_dot_coordinator__pb2.JsonReply.FromString,
             options,
             channel_credentials,

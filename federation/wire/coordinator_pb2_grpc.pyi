@@ -41,6 +41,10 @@ class ControlStub:
     PauseRun: _grpc.UnaryUnaryMultiCallable[_coordinator_pb2.RunRequest, _coordinator_pb2.JsonReply]
     ResumeRun: _grpc.UnaryUnaryMultiCallable[_coordinator_pb2.RunRequest, _coordinator_pb2.JsonReply]
     StopRun: _grpc.UnaryUnaryMultiCallable[_coordinator_pb2.RunRequest, _coordinator_pb2.JsonReply]
+    InviteSite: _grpc.UnaryUnaryMultiCallable[_coordinator_pb2.InviteSiteRequest, _coordinator_pb2.JsonReply]
+    AmendRun: _grpc.UnaryUnaryMultiCallable[_coordinator_pb2.AmendRunRequest, _coordinator_pb2.JsonReply]
+    MoveFirst: _grpc.UnaryUnaryMultiCallable[_coordinator_pb2.RunRequest, _coordinator_pb2.JsonReply]
+    WatchRun: _grpc.UnaryUnaryMultiCallable[_coordinator_pb2.WatchRunRequest, _coordinator_pb2.JsonReply]
     ExportRun: _grpc.UnaryUnaryMultiCallable[_coordinator_pb2.ExportRunRequest, _coordinator_pb2.JsonReply]
     TailAudit: _grpc.UnaryUnaryMultiCallable[_coordinator_pb2.TailAuditRequest, _coordinator_pb2.JsonReply]
     VerifyAudit: _grpc.UnaryUnaryMultiCallable[_coordinator_pb2.ListRequest, _coordinator_pb2.JsonReply]
@@ -58,6 +62,10 @@ class ControlAsyncStub(ControlStub):
     PauseRun: _aio.UnaryUnaryMultiCallable[_coordinator_pb2.RunRequest, _coordinator_pb2.JsonReply]  # type: ignore[assignment]
     ResumeRun: _aio.UnaryUnaryMultiCallable[_coordinator_pb2.RunRequest, _coordinator_pb2.JsonReply]  # type: ignore[assignment]
     StopRun: _aio.UnaryUnaryMultiCallable[_coordinator_pb2.RunRequest, _coordinator_pb2.JsonReply]  # type: ignore[assignment]
+    InviteSite: _aio.UnaryUnaryMultiCallable[_coordinator_pb2.InviteSiteRequest, _coordinator_pb2.JsonReply]  # type: ignore[assignment]
+    AmendRun: _aio.UnaryUnaryMultiCallable[_coordinator_pb2.AmendRunRequest, _coordinator_pb2.JsonReply]  # type: ignore[assignment]
+    MoveFirst: _aio.UnaryUnaryMultiCallable[_coordinator_pb2.RunRequest, _coordinator_pb2.JsonReply]  # type: ignore[assignment]
+    WatchRun: _aio.UnaryUnaryMultiCallable[_coordinator_pb2.WatchRunRequest, _coordinator_pb2.JsonReply]  # type: ignore[assignment]
     ExportRun: _aio.UnaryUnaryMultiCallable[_coordinator_pb2.ExportRunRequest, _coordinator_pb2.JsonReply]  # type: ignore[assignment]
     TailAudit: _aio.UnaryUnaryMultiCallable[_coordinator_pb2.TailAuditRequest, _coordinator_pb2.JsonReply]  # type: ignore[assignment]
     VerifyAudit: _aio.UnaryUnaryMultiCallable[_coordinator_pb2.ListRequest, _coordinator_pb2.JsonReply]  # type: ignore[assignment]
@@ -130,6 +138,34 @@ class ControlServicer(metaclass=_abc_1.ABCMeta):
     def StopRun(
         self,
         request: _coordinator_pb2.RunRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_coordinator_pb2.JsonReply, _abc.Awaitable[_coordinator_pb2.JsonReply]]: ...
+
+    @_abc_1.abstractmethod
+    def InviteSite(
+        self,
+        request: _coordinator_pb2.InviteSiteRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_coordinator_pb2.JsonReply, _abc.Awaitable[_coordinator_pb2.JsonReply]]: ...
+
+    @_abc_1.abstractmethod
+    def AmendRun(
+        self,
+        request: _coordinator_pb2.AmendRunRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_coordinator_pb2.JsonReply, _abc.Awaitable[_coordinator_pb2.JsonReply]]: ...
+
+    @_abc_1.abstractmethod
+    def MoveFirst(
+        self,
+        request: _coordinator_pb2.RunRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_coordinator_pb2.JsonReply, _abc.Awaitable[_coordinator_pb2.JsonReply]]: ...
+
+    @_abc_1.abstractmethod
+    def WatchRun(
+        self,
+        request: _coordinator_pb2.WatchRunRequest,
         context: _ServicerContext,
     ) -> _typing.Union[_coordinator_pb2.JsonReply, _abc.Awaitable[_coordinator_pb2.JsonReply]]: ...
 
