@@ -1,0 +1,87 @@
+"""Every message between a site and the coordinator lost once, by cut and by silence."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from concurrent.futures import ThreadPoolExecutor
+
+from tests.federation.resilience.lives import METHODS
+from tests.federation.resilience.outcome import Outcome
+from tests.federation.resilience.rig import Rig
+from tests.federation.resilience.stage import Stage, Undisturbed, measured, undisturbed
+from tests.waiting import wait_for
+
+SIDES = ("request", "reply")
+ROUNDS = 2
+AT_ONCE = 4
+"""Federations that wait beside each other: a silent line is waited for, not computed on."""
+NOT_IN_A_RUN = frozenset({"Renew"})
+"""Calls that an ordinary run does not make."""
+FIRST = "Handshake"
+"""The call that an agent makes only when it begins: it is killed to make it again."""
+INCIDENTS = {("ReportTask", "reply"): "5", ("PutObject", "reply"): "1, 5"}
+
+Case = tuple[str, str, str]
+"""Method, side, and how it is lost: ``cut`` or ``swallow``."""
+
+
+def cases(how: Sequence[str]) -> list[Case]:
+    """Every call of the protocol's description, each side, each way of losing it."""
+    return [
+        (method.name, side, one)
+        for one in how
+        for method in METHODS
+        for side in SIDES
+        if method.name not in NOT_IN_A_RUN
+    ]
+
+
+def lost_messages(stage: Stage, chosen: Sequence[Case] = ()) -> list[Outcome]:
+    """One run per message: it is lost, the site notices, and nothing is trained twice.
+
+    Args:
+        stage: where.
+        chosen: default is every message by a cut connection, with ``stage.full`` by silence too.
+    """
+    wanted = list(chosen) or cases(("cut", "swallow") if stage.full else ("cut",))
+    shares = [wanted[number::AT_ONCE] for number in range(AT_ONCE)]
+    numbered = [(number, share) for number, share in enumerate(shares) if share]
+
+    def _share(at: tuple[int, list[Case]]) -> list[tuple[Case, Outcome | None]]:
+        number, share = at
+        with stage.rig(f"messages-{number}") as rig:
+            calm = undisturbed(rig, rounds=ROUNDS)
+            return [(case, _lost(rig, calm, case)) for case in share]
+
+    with ThreadPoolExecutor(AT_ONCE) as pool:
+        found = dict(pair for pairs in pool.map(_share, numbered) for pair in pairs)
+    return [outcome for case in wanted if (outcome := found[case]) is not None]
+
+
+def _lost(rig: Rig, calm: Undisturbed, case: Case) -> Outcome | None:
+    method, side, how = case
+    name = f"lost-{method}-{side}-{how}"
+    who = "coordinator" if side == "reply" else "site-a"
+    began = rig.trace("coordinator")[-1][0]
+    before = rig.carried()
+    rig.lose("site-a", method, side, how)
+    if method == FIRST:
+        rig.agents["site-a"].life.kill()
+    run_id = rig.submit(name, rounds=ROUNDS)
+    wanted = f"lost {method} {side}"
+    rig.finished(run_id, seconds=200)
+    lost = rig.moment(who, wanted, began)
+    if not lost:
+        # An agent that waits in a long poll makes its next call when that ends.
+        lost = wait_for(lambda: rig.moment(who, wanted, began), what=wanted, seconds=40)
+    ways = {"cut": "its connection is cut", "swallow": "its connection falls silent"}
+    return measured(
+        rig,
+        run_id,
+        calm,
+        before,
+        name=f"{method} {side} lost ({'cut' if how == 'cut' else 'silence'})",
+        fault=f"the {side} of one {method} is lost: {ways[how]}",
+        recovery_s=rig.progress(["site-a"], lost),
+        incident=INCIDENTS.get((method, side), "4"),
+    )
