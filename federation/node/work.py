@@ -238,6 +238,7 @@ class Worker:
                 weights=weights,
                 round=task.round - 1,
                 out=out,
+                turn=task.turn or None,
             )
         )
         report = _done(task)

@@ -44,6 +44,9 @@ class TrainJob:
         weights: Global model, safetensors.
         round: Round number, 0 .. plan.training.rounds - 1.
         out: Where the update (the model's new weights) is written.
+        turn: The how-manieth training of this site in this run, from 1, where a site may train
+            several times for one model; its optimiser and random state follow it. None: they
+            follow the round.
     """
 
     plan: Plan
@@ -51,6 +54,12 @@ class TrainJob:
     weights: Path
     round: int
     out: Path
+    turn: int | None = None
+
+    @property
+    def step(self) -> int:
+        """The number under which the site's state is kept."""
+        return self.round if self.turn is None else self.turn
 
 
 @dataclass(frozen=True, slots=True)
@@ -199,6 +208,8 @@ def job_document(job: Job) -> dict[str, Any]:
             ) from error
     if isinstance(job, TrainJob):
         document["round"] = job.round
+        if job.turn is not None:
+            document["turn"] = job.turn
     if isinstance(job, EvaluateJob):
         document["split"] = job.split.value
     else:
@@ -223,7 +234,8 @@ def parse_job(document: Mapping[str, Any]) -> Job:
             return InitialiseJob(plan, Path(document["out"]))
         prepared, weights = Path(document["prepared"]), Path(document["weights"])
         if kind == "train":
-            return TrainJob(plan, prepared, weights, document["round"], Path(document["out"]))
+            out, turn = Path(document["out"]), document.get("turn")
+            return TrainJob(plan, prepared, weights, document["round"], out, turn)
         if kind == "evaluate":
             return EvaluateJob(plan, prepared, weights, Split(document["split"]))
         if kind == "infer":

@@ -4,6 +4,7 @@ import json
 import time
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
+from dataclasses import replace
 from pathlib import Path
 from typing import IO, Any, Final
 
@@ -170,7 +171,7 @@ class Server:
         self, job: TrainJob, folder: PreparedFolder, network: nn.Module, begin: float
     ) -> TrainResult:
         states = self._folder / "state"
-        earlier = newest_before(states, job.round)
+        earlier = newest_before(states, job.step)
         total_loss = 0.0
 
         def on_step(done: int, steps: int, loss: float) -> None:
@@ -191,7 +192,7 @@ class Server:
         with self._step(JobStep.WRITTEN):
             sha256 = save_weights(network, job.out)
         with self._step(JobStep.KEPT):
-            save_state(states, outcome.state)
+            save_state(states, replace(outcome.state, round=job.step))
         return TrainResult(
             update=job.out,
             sha256=sha256,
