@@ -8,12 +8,14 @@ from typing import Annotated
 
 import typer
 
+from appliance.cli import authority
 from appliance.cli.output import print_json, print_lines, print_pairs, print_table
 from federation.coordinator.control_client import CoordinatorClient
 
 app = typer.Typer(no_args_is_help=True, rich_markup_mode=None)
 sites = typer.Typer(no_args_is_help=True, rich_markup_mode=None)
 app.add_typer(sites, name="site", help="The project's sites: invite, list, revoke.")
+app.add_typer(authority.app, name="authority", help="The project's authority and its successor.")
 
 Json = Annotated[bool, typer.Option("--json", help="Print JSON.")]
 Name = Annotated[str, typer.Argument(help="The site's name.")]

@@ -19,6 +19,7 @@ from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 
 from federation.canonical import write_atomically
 from federation.clock import Clock
+from federation.coordinator.rollover import Rollover
 from federation.coordinator.settings import CoordinatorSettings, Home
 from federation.errors import SettingsRefused
 from federation.keyfile import check_private, read_passphrase
@@ -79,6 +80,7 @@ class KeyRing:
 
     Attributes:
         authority: signs the certificates.
+        authorities: who is trusted, and what the sites know of it.
 
     Raises:
         SettingsRefused: the authority is missing or damaged; it is not replaced.
@@ -99,6 +101,7 @@ class KeyRing:
         self._keys = keys or default_keys(paths, passphrase)
         self.passphrase = passphrase
         self._lock = threading.Lock()
+        self.authorities = Rollover(paths)
         signer = self._keys.authority()
         self.authority = KeyPair(SignerKey(signer), check_fits(signer, paths.authority))
 
@@ -164,7 +167,7 @@ class KeyRing:
 
     def trusted_pem(self) -> bytes:
         """Authorities whose site certificates are taken now."""
-        return self.authority.certificate_pem()
+        return self.authorities.bundle_pem()
 
     def ensure_server(self) -> bool:
         """Make the coordinator's certificate anew where it is due; whether it was."""

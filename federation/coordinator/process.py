@@ -146,6 +146,7 @@ class Coordinator:
             self.keys.authority,
             self._project(),
             options.clock,
+            self.keys.authorities,
             self.upkeep.notices,
         )
         self._records = RunRecords(self.home.runs, self.store, self.objects)

@@ -18,6 +18,7 @@ from cryptography.hazmat.primitives.serialization import Encoding, PublicFormat
 from federation.audit_chain import AuditChain
 from federation.clock import Clock, parse_stamp, stamp
 from federation.coordinator.causes import Cause
+from federation.coordinator.rollover import Rollover
 from federation.coordinator.schema import RenewalRow, SiteRow, TokenRow
 from federation.coordinator.store import Store
 from federation.enrolment.expiry import Notice
@@ -70,6 +71,7 @@ class Registry:
         authority: the project's authority.
         project: names and addresses.
         clock: wall clock.
+        authorities: who is trusted, and what the sites know of it.
         notices: gives what ends soon.
     """
 
@@ -80,6 +82,7 @@ class Registry:
         authority: KeyPair,
         project: Project,
         clock: Clock,
+        authorities: Rollover,
         notices: Callable[[], Sequence[Notice]] = tuple,
     ) -> None:
         self._store = store
@@ -87,6 +90,7 @@ class Registry:
         self._authority = authority
         self._project = project
         self._clock = clock
+        self.authorities = authorities
         self.notices = notices
         self._lock = threading.Lock()
         self._strangers: deque[float] = deque(maxlen=STRANGERS_PER_MINUTE)

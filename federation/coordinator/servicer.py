@@ -134,6 +134,7 @@ class FederationService(FederationServicer):
         except VersionRefused as error:
             abort(context, error)
         self._registry.seen(identity.site, request.software_version)
+        self._registry.authorities.heard(identity.site, request.authorities, request.issuer)
         return pb.HandshakeReply(
             format=MESSAGE_FORMAT,
             protocol_version=version,
@@ -141,6 +142,7 @@ class FederationService(FederationServicer):
             project=self._registry.project.name,
             coordinator_time=stamp(self._clock()),
             certificate_ends=identity.ends,
+            authorities_pem=self._registry.authorities.bundle_pem(),
         )
 
     def PollTask(self, request: pb.PollRequest, context: grpc.ServicerContext) -> pb.PollReply:

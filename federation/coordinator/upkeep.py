@@ -100,8 +100,10 @@ class Upkeep:
         return notices(self._terms(), self._clock(), self._thresholds)
 
     def _terms(self) -> list[Term]:
+        prepared = "the next one is made: `clinode coordinator authority show`"
+        note = prepared if self._ring.authorities.prepared else ""
         terms = [
-            term_of(self._ring.authority.certificate, Kind.AUTHORITY),
+            term_of(self._ring.authority.certificate, Kind.AUTHORITY, note=note),
             term_of(self._ring.server, Kind.SERVER),
         ]
         for site in self._store.sites():

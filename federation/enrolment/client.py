@@ -21,6 +21,7 @@ from cryptography.hazmat.primitives.serialization import Encoding
 
 from federation.canonical import read_json, write_atomically, write_json
 from federation.clock import Clock, utc_now
+from federation.enrolment.authorities import issuer_of, read_bundle
 from federation.enrolment.expiry import Kind, Term, not_at_this_time, term_of
 from federation.enrolment.token import EnrolmentToken, parse_token
 from federation.errors import CoordinatorUnreachable, EnrolmentRefused
@@ -66,6 +67,18 @@ class SiteIdentity:
     key_pem: bytes
     certificate_pem: bytes
     authority_pem: bytes
+
+    @property
+    def authorities(self) -> list[str]:
+        """Fingerprints of the authorities that this site relies on."""
+        return [fingerprint(one) for one in read_bundle(self.authority_pem)]
+
+    @property
+    def issuer(self) -> str:
+        """Fingerprint of the authority that signed the certificate; empty where none fits."""
+        certificate = x509.load_pem_x509_certificate(self.certificate_pem)
+        found = issuer_of(certificate, read_bundle(self.authority_pem))
+        return "" if found is None else fingerprint(found)
 
     def __repr__(self) -> str:
         return f"SiteIdentity(site={self.site!r}, serial={self.serial!r})"

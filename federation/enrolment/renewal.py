@@ -19,6 +19,7 @@ from cryptography.hazmat.primitives.asymmetric import ec
 
 from federation.canonical import sync_folder, write_atomically
 from federation.clock import Clock, utc_now
+from federation.enrolment.authorities import accepted, issuer_of, read_bundle
 from federation.enrolment.client import (
     AUTHORITY_FILE,
     CERTIFICATE_FILE,
@@ -42,8 +43,11 @@ _log = structlog.get_logger(__name__)
 
 
 def due(identity: SiteIdentity, now: datetime) -> bool:
-    """Whether a certificate should be renewed now."""
+    """Whether a certificate should be renewed now: in its last third, or of a former authority."""
     certificate = x509.load_pem_x509_certificate(identity.certificate_pem)
+    signs = read_bundle(identity.authority_pem)[0]
+    if issuer_of(certificate, [signs]) is None:
+        return True
     begins, ends = certificate.not_valid_before_utc, certificate.not_valid_after_utc
     return now >= ends - (ends - begins) * REMAINING_SHARE
 
@@ -100,6 +104,19 @@ class Renewal:
         _log.info("certificate_renewed", ends=renewed.certificate_ends)
         return renewed
 
+    def take_authorities(self, identity: SiteIdentity, announced: bytes) -> SiteIdentity | None:
+        """Keep the authorities that the coordinator announced; None where nothing changed.
+
+        Raises:
+            EnrolmentRefused: they do not follow from those that this site relies on.
+        """
+        bundle = accepted(identity.authority_pem, announced, identity.project)
+        if bundle is None:
+            return None
+        write_atomically(self._keys_dir / AUTHORITY_FILE, bundle)
+        _log.info("authorities_changed", number=bundle.count(b"BEGIN CERTIFICATE"))
+        return load_identity(self._keys_dir, self._passphrase)
+
     def _next_key(self) -> ec.EllipticCurvePrivateKey:
         """The key of an earlier, unfinished try, or a fresh one, already on disk.
 
@@ -118,10 +135,11 @@ class Renewal:
         return key
 
     def _check(self, pem: bytes, identity: SiteIdentity, key: ec.EllipticCurvePrivateKey) -> None:
-        authority = x509.load_pem_x509_certificate((self._keys_dir / AUTHORITY_FILE).read_bytes())
+        authorities = read_bundle((self._keys_dir / AUTHORITY_FILE).read_bytes())
         try:
             certificate = x509.load_pem_x509_certificate(pem)
-            certificate.verify_directly_issued_by(authority)
+            if issuer_of(certificate, authorities) is None:
+                raise ValueError("not of the project")
             name = common_name(certificate.subject)
         except Exception as error:  # edge: any defect of foreign bytes is one cause
             raise EnrolmentRefused("the renewed certificate is not of the project") from error

@@ -212,7 +212,9 @@ class SiteAgent:
             while not stop.is_set():
                 self._renew()
                 if time.monotonic() - self._greeted > GREET_AGAIN_S:
-                    self._compare_clocks(self._connection.handshake())
+                    answer = self._connection.handshake()
+                    self._compare_clocks(answer)
+                    self._take_authorities(answer)
                 self._look_again()
                 self._next()
         except CoordinatorUnreachable:
@@ -239,6 +241,7 @@ class SiteAgent:
     def _greet(self) -> None:
         reply = self._connection.handshake()
         self._compare_clocks(reply)
+        self._take_authorities(reply)
         self._touch(activity="waiting")
         detail: dict[str, JSON] = {
             "protocol": reply.protocol_version,
@@ -258,6 +261,23 @@ class SiteAgent:
         self._status = replace(self._status, skew_s=skew)
         if self._status.clock_words:
             _log.warning("clock_differs", seconds=round(skew))
+
+    def _take_authorities(self, reply: pb.HandshakeReply) -> None:
+        """Rely on the authorities that the coordinator announces, and tell it so."""
+        renewal, present = self._renewal, self._connection.identity
+        if renewal is None:
+            return
+        try:
+            changed = renewal.take_authorities(present, reply.authorities_pem)
+        except (EnrolmentRefused, OSError) as error:
+            _log.warning("authorities_not_taken", cause=type(error).__name__)
+            self._site.record("authorities.refused", {"words": str(error)})
+            return
+        if changed is not None:
+            self._connection.use(changed)
+            self._connection.handshake()
+            detail: dict[str, JSON] = {"authorities": list(changed.authorities)}
+            self._site.record("authorities.changed", detail)
 
     def _tell_partings(self, ended: threading.Event) -> None:
         """Tell the coordinator which runs the custodian left; runs in a thread of its own."""

@@ -216,6 +216,8 @@ class CoordinatorConnection:
             protocol_versions=self._versions,
             software_version=software_version(),
             site=self.site,
+            authorities=self._identity.authorities,
+            issuer=self._identity.issuer,
         )
         return self.repeated(lambda: self._stub.Handshake(request, timeout=CALL_S))
 

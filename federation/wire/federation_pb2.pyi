@@ -222,12 +222,19 @@ class HandshakeRequest(_message.Message):
     PROTOCOL_VERSIONS_FIELD_NUMBER: _builtins.int
     SOFTWARE_VERSION_FIELD_NUMBER: _builtins.int
     SITE_FIELD_NUMBER: _builtins.int
+    AUTHORITIES_FIELD_NUMBER: _builtins.int
+    ISSUER_FIELD_NUMBER: _builtins.int
     format: _builtins.int
     software_version: _builtins.str
     site: _builtins.str
     """What the site believes to be called; refused where its certificate says otherwise."""
+    issuer: _builtins.str
     @_builtins.property
     def protocol_versions(self) -> _containers.RepeatedScalarFieldContainer[_builtins.int]: ...
+    @_builtins.property
+    def authorities(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
+        """Authorities that the site relies on, and the one that signed its certificate (SHA-256, hex)."""
+
     def __init__(
         self,
         *,
@@ -235,10 +242,12 @@ class HandshakeRequest(_message.Message):
         protocol_versions: _abc.Iterable[_builtins.int] | None = ...,
         software_version: _builtins.str = ...,
         site: _builtins.str = ...,
+        authorities: _abc.Iterable[_builtins.str] | None = ...,
+        issuer: _builtins.str = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["format", b"format", "protocol_versions", b"protocol_versions", "site", b"site", "software_version", b"software_version"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["authorities", b"authorities", "format", b"format", "issuer", b"issuer", "protocol_versions", b"protocol_versions", "site", b"site", "software_version", b"software_version"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -254,6 +263,7 @@ class HandshakeReply(_message.Message):
     PROJECT_FIELD_NUMBER: _builtins.int
     COORDINATOR_TIME_FIELD_NUMBER: _builtins.int
     CERTIFICATE_ENDS_FIELD_NUMBER: _builtins.int
+    AUTHORITIES_PEM_FIELD_NUMBER: _builtins.int
     format: _builtins.int
     protocol_version: _builtins.int
     software_version: _builtins.str
@@ -262,6 +272,8 @@ class HandshakeReply(_message.Message):
     """UTC, ISO 8601: lets the site see a wrong clock."""
     certificate_ends: _builtins.str
     """End of the site's certificate, UTC, ISO 8601."""
+    authorities_pem: _builtins.bytes
+    """The project's authorities (PEM), the one that signs now first."""
     def __init__(
         self,
         *,
@@ -271,10 +283,11 @@ class HandshakeReply(_message.Message):
         project: _builtins.str = ...,
         coordinator_time: _builtins.str = ...,
         certificate_ends: _builtins.str = ...,
+        authorities_pem: _builtins.bytes = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["certificate_ends", b"certificate_ends", "coordinator_time", b"coordinator_time", "format", b"format", "project", b"project", "protocol_version", b"protocol_version", "software_version", b"software_version"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["authorities_pem", b"authorities_pem", "certificate_ends", b"certificate_ends", "coordinator_time", b"coordinator_time", "format", b"format", "project", b"project", "protocol_version", b"protocol_version", "software_version", b"software_version"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
