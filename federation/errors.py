@@ -74,6 +74,10 @@ class TransferFailed(FederationError):
     """An object did not arrive as announced: size, hash or permission."""
 
 
+class NoRoom(TransferFailed):
+    """A disk is too full for an object; the call may be repeated once there is room."""
+
+
 class TransferMoved(TransferFailed):
     """An upload does not stand where the sender thought; it asks again and goes on."""
 

@@ -17,7 +17,7 @@ from pathlib import Path
 from typing import Final
 
 from federation.canonical import sha256_file, sha256_hex, sync_folder, write_atomically
-from federation.errors import TransferFailed, TransferMoved
+from federation.errors import NoRoom, TransferFailed, TransferMoved
 from federation.wire.versions import CHUNK_BYTES
 
 _SHA = re.compile(r"[0-9a-f]{64}")
@@ -34,6 +34,11 @@ def check_sha(text: str) -> str:
     if _SHA.fullmatch(text) is None:
         raise TransferFailed("an object is named by 64 lower-case hexadecimal digits")
     return text
+
+
+def has_room(folder: Path, needed: int = 0) -> bool:
+    """Whether ``needed`` bytes fit on a folder's disk with :data:`SPARE_BYTES` to spare."""
+    return shutil.disk_usage(folder).free >= needed + SPARE_BYTES
 
 
 class ObjectStore:
@@ -170,9 +175,8 @@ class ObjectStore:
         shutil.rmtree(self._folder / "incoming" / site, ignore_errors=True)
 
     def _check_space(self, needed: int) -> None:
-        free = shutil.disk_usage(self._folder).free
-        if free < needed + SPARE_BYTES:
-            raise TransferFailed("the coordinator's disk is full: its operator must make room")
+        if not has_room(self._folder, needed):
+            raise NoRoom("the coordinator's disk is full: its operator must make room")
 
     def _part(self, site: str, sha256: str) -> Path:
         return self._folder / "incoming" / site / f"{check_sha(sha256)}.part"

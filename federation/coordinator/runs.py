@@ -11,6 +11,7 @@ from federation.amendment import change_words, check_amendment
 from federation.audit_chain import AuditChain, entries_from
 from federation.canonical import JSON
 from federation.coordinator.engine import ACTIVE, Engine
+from federation.coordinator.objects import has_room
 from federation.coordinator.records import RunRecords
 from federation.coordinator.registry import ACTOR_OPERATOR, Registry
 from federation.coordinator.schema import RunRow
@@ -28,6 +29,7 @@ RECALLABLE: Final = ("train", "evaluate", "fingerprint")
 """Kinds of tasks that a pause may recall: what a person at a site decides on stays with them."""
 LONGEST_WATCH_S: Final = 20.0
 MOST_EVENTS: Final = 500
+DISK_FULL: Final = "the coordinator's disk is full: make room; the run goes on by itself"
 
 
 class Runs:
@@ -116,7 +118,11 @@ class Runs:
 
     def show(self, run_id: str) -> dict[str, Any]:
         """Everything about a run."""
-        return run_detail(self.store, self.store.run(run_id), self._engine.slots)
+        view = run_detail(self.store, self.store.run(run_id), self._engine.slots)
+        if view["state"] not in RUN_ENDS and not has_room(self._records.folder(view["run_id"])):
+            # Nothing can be written down now, so it is looked at when somebody asks.
+            view["attention"] = DISK_FULL
+        return view
 
     def _line(self, run_id: str) -> dict[str, Any]:
         return run_view(self.store, self.store.run(run_id), self._engine.slots)

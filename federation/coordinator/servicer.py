@@ -24,6 +24,7 @@ from federation.errors import (
     EnrolmentRefused,
     FederationError,
     IdentityRefused,
+    NoRoom,
     RequestRefused,
     TransferFailed,
     TransferMoved,
@@ -43,6 +44,7 @@ _CODES: Final = (
     (VersionRefused, grpc.StatusCode.FAILED_PRECONDITION),
     (RequestRefused, grpc.StatusCode.INVALID_ARGUMENT),
     (TransferMoved, grpc.StatusCode.ABORTED),
+    (NoRoom, grpc.StatusCode.RESOURCE_EXHAUSTED),
     (TransferFailed, grpc.StatusCode.DATA_LOSS),
 )
 

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import errno
+import os
+import shutil
 import threading
 import time
 from collections.abc import Callable
@@ -49,6 +52,8 @@ KEPT_OBJECTS: Final = 3
 
 ROOM_LOOK_S: Final = 2.0
 """How often a task that waits for room on the disk is tried again."""
+SPARE_BYTES: Final = 1 << 20
+"""Free space beyond a task's files that a task needs: journal, state, log."""
 ROOM_PATIENCE_S: Final = 60.0
 """How long a task waits for room before it is reported as failed."""
 PARTING_LOOK_S: Final = 1.0
@@ -379,9 +384,22 @@ class SiteAgent:
                     self._deferred.pop(task.task_id, None)
                     self._give_up(failure(task, "the disk of this site's node is full"))
                     return
-                self._stop.wait(min(ROOM_LOOK_S, self._options.room_patience_s))
+                self._await_room(entry.task)
         finally:
             self._under_way = ""
+
+    def _has_room(self, task: pb.Task) -> bool:
+        """Whether a result of this task's size can be written: as large as what it came with."""
+        needed = 2 * sum(payload.size for payload in task.payloads) + SPARE_BYTES
+        return shutil.disk_usage(self._site.run_folder(task.run_id)).free >= needed
+
+    def _await_room(self, task: pb.Task) -> None:
+        """Wait for room before work is done again that could not be written down."""
+        until = time.monotonic() + self._options.room_patience_s
+        while True:
+            self._stop.wait(min(ROOM_LOOK_S, self._options.room_patience_s))
+            if self._stop.is_set() or self._has_room(task) or time.monotonic() >= until:
+                return
 
     def _give_up(self, report: pb.TaskReport) -> None:
         """Report a failure of which nothing can be kept."""
@@ -506,12 +524,21 @@ class SiteAgent:
         except SiteRefused as error:
             return refusal(task, str(error))
         except FederationError as error:
+            self._blame_the_disk(task, error)
             return failure(task, str(error))
         except Exception as error:  # edge: only the class name of a foreign error may travel
-            if disk_is_full(error):
-                raise
+            self._blame_the_disk(task, error)
             _log.error("task_failed", cause=type(error).__name__, where=where(error))
             return failure(task, f"the site could not do it ({type(error).__name__})")
+
+    def _blame_the_disk(self, task: pb.Task, error: Exception) -> None:
+        """Where no room is left it is the cause, whatever a library or the trainer called it.
+
+        Raises:
+            OSError: the disk is full.
+        """
+        if disk_is_full(error) or not self._has_room(task):
+            raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC)) from error
 
     def _send(self, entry: Entry) -> Entry:
         """Send the result's objects; those that have arrived move nothing."""

@@ -103,6 +103,8 @@ def mapped(error: grpc.RpcError) -> FederationError:
     code, words = call.code(), call.details() or "no reason was given"
     if code in (grpc.StatusCode.UNAUTHENTICATED, grpc.StatusCode.PERMISSION_DENIED):
         return IdentityRefused(words)
+    if code is grpc.StatusCode.RESOURCE_EXHAUSTED and call.details():
+        return CoordinatorUnreachable(words)
     if code in _RETRIED:
         return CoordinatorUnreachable(f"the coordinator cannot be reached ({code.name.lower()})")
     if code is grpc.StatusCode.DATA_LOSS:
