@@ -9,6 +9,7 @@ from __future__ import annotations
 import argparse
 import os
 import shutil
+import signal
 import sys
 import tempfile
 from collections.abc import Callable, Sequence
@@ -18,7 +19,9 @@ from pathlib import Path
 from benchmarks.federation.case import CACHE, Case, ContenderFailed
 from benchmarks.federation.clinode import run_clinode
 from benchmarks.federation.floor import run_floor
+from benchmarks.federation.flower import run_flower
 from benchmarks.federation.measured import Figures, joined
+from benchmarks.federation.nvflare import run_nvflare
 from benchmarks.federation.report import Results, document
 
 SIZES = (19, 124, 250)
@@ -30,6 +33,11 @@ CONTENDERS: dict[str, dict[str, Run]] = {
         "durable floor": partial(run_floor, durable=True),
     },
     "clinode": {"clinode": run_clinode},
+    "nvflare": {
+        "NVFLARE": run_nvflare,
+        "NVFLARE tuned": partial(run_nvflare, tuned=True),
+    },
+    "flower": {"Flower": run_flower},
 }
 
 
@@ -94,6 +102,7 @@ def main() -> int:
     parser.add_argument("--quick", action="store_true", help="one repetition, 3 sites, 3 rounds")
     parser.add_argument("--write", type=Path, help="put the tables into this file's marked part")
     arguments = parser.parse_args()
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(1))  # processes are ended on the way out
     chosen = arguments.only.split(",")
     if unknown := set(chosen) - set(CONTENDERS):
         parser.error(f"unknown: {', '.join(sorted(unknown))}; there are {', '.join(CONTENDERS)}")

@@ -13,7 +13,7 @@ from benchmarks.federation.measured import Figures
 from benchmarks.table import markdown
 
 Results = dict[tuple[Case, str], Figures]
-PEERS = ("NVFLARE", "Flower")
+PEERS = ("NVFLARE", "NVFLARE tuned", "Flower")
 DURABLE, CLINODE = "durable floor", "clinode"
 BEGIN, END = "<!-- measured: begin -->\n", "<!-- measured: end -->\n"
 FLOOR_TARGET, PEER_TARGET, MEMORY_MB = 1.4, 3.0, 300
@@ -29,7 +29,7 @@ def _contender(results: Results, case: Case, name: str) -> list[str]:
     found, floor = results[case, name], results.get((case, DURABLE))
     ours = results.get((case, CLINODE))
     if not found.seconds:
-        return [case.name, name, f"failed: {found.words}", *["-"] * 6]
+        return [case.name, name, f"failed: {' '.join(found.words.split())[:120]}", *["-"] * 6]
     return [
         case.name,
         name,
@@ -100,7 +100,7 @@ def crowd_table(crowd: Mapping[int, Figures]) -> str:
     rows = [
         [str(sites), f"{f.server_peak / 1e6:.0f}", f"{f.client_peak / 1e6:.0f}"]
         if f.seconds
-        else [str(sites), f"failed: {f.words}", "-"]
+        else [str(sites), f"failed: {' '.join(f.words.split())[:120]}", "-"]
         for sites, f in crowd.items()
     ]
     return markdown(["sites", "coordinator MB", "node MB"], rows)

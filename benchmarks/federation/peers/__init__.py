@@ -1,0 +1,1 @@
+"""Files that are copied into the peers' jobs and run in the peers' environments."""
