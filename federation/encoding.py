@@ -89,8 +89,8 @@ def to_fp16(values: Floats) -> NDArray[np.float16]:
     return np.where(finite, np.clip(values, -_LARGEST_F16, _LARGEST_F16), values).astype("<f2")
 
 
-def quantise(values: Floats) -> tuple[NDArray[np.int8], Floats]:
-    """Whole numbers of a scale per ``BLOCK`` values.
+def quantise(values: Floats, block: int = BLOCK) -> tuple[NDArray[np.int8], Floats]:
+    """Whole numbers of a scale per ``block`` values.
 
     A block with NaN or infinity gets that as its scale: it cannot be told apart from a healthy one
     otherwise.
@@ -101,19 +101,27 @@ def quantise(values: Floats) -> tuple[NDArray[np.int8], Floats]:
     >>> quantise(np.array([1.0, -0.5, 0.003], np.float32))[0].tolist()
     [127, -64, 0]
     """
-    padded = np.pad(values, (0, -len(values) % BLOCK)).reshape(-1, BLOCK)
-    scales = (np.abs(padded).max(axis=1) / np.float32(127)).astype("<f4")
+    padded = _padded(values, block)
+    scales = (np.maximum(padded.max(axis=1), -padded.min(axis=1)) / np.float32(127)).astype("<f4")
     usable = np.isfinite(scales) & (scales > 0)
     steps = padded / np.where(usable, scales, np.float32(1))[:, None]
-    whole = np.clip(np.rint(np.where(usable[:, None], steps, np.float32(0))), -127, 127)
-    return whole.astype(np.int8).reshape(-1)[: len(values)], scales
+    if not usable.all():
+        steps[~usable] = 0
+    np.clip(np.rint(steps, out=steps), -127, 127, out=steps)
+    return steps.astype(np.int8).reshape(-1)[: len(values)], scales
 
 
-def dequantise(whole: NDArray[np.int8], scales: Floats) -> Floats:
+def dequantise(whole: NDArray[np.int8], scales: Floats, block: int = BLOCK) -> Floats:
     """The values of :func:`quantise`'s numbers, float32."""
-    padded = np.pad(whole, (0, -len(whole) % BLOCK)).reshape(-1, BLOCK)
-    values: Floats = padded.astype(np.float32) * scales[:, None]
+    values = _padded(whole, block).astype(np.float32)
+    values *= scales[:, None]
     return values.reshape(-1)[: len(whole)]
+
+
+def _padded(values: NDArray[Any], block: int) -> NDArray[Any]:
+    """Rows of ``block`` values, the last one filled up with zeros; a view where nothing is."""
+    missing = -len(values) % block
+    return (np.pad(values, (0, missing)) if missing else values).reshape(-1, block)
 
 
 # -- layouts
@@ -263,8 +271,8 @@ def _encode_tensor(
                 result[part] = to_fp16(value)
                 sent = result[part].astype(np.float32)
             if left is not None:
-                rest = value - sent
-                left[part] = np.where(np.isfinite(rest), rest, np.float32(0))
+                np.subtract(value, sent, out=value)
+                left[part] = np.nan_to_num(value, copy=False, nan=0.0, posinf=0.0, neginf=0.0)
     _flush(result, scales, left)
 
 
