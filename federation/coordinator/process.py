@@ -45,6 +45,7 @@ from federation.wire.federation_pb2_grpc import (
     add_EnrolmentServicer_to_server,
     add_FederationServicer_to_server,
 )
+from federation.wire.frames import MAX_MESSAGE_BYTES, SERVER_CODERS
 from federation.wire.guard import Guard, MessageRecorder, admit_everybody
 
 WORKERS = 96
@@ -246,8 +247,8 @@ class Coordinator:
         )
         server = grpc.server(
             ThreadPoolExecutor(WORKERS, thread_name_prefix="federation"),
-            interceptors=[Guard(gate, self._recorder())],
-            options=(("grpc.max_receive_message_length", 4 << 20),),
+            interceptors=[Guard(gate, self._recorder(), SERVER_CODERS)],
+            options=(("grpc.max_receive_message_length", MAX_MESSAGE_BYTES),),
         )
         add_FederationServicer_to_server(service, server)
         server.add_insecure_port(f"unix:{backend}")

@@ -4,16 +4,17 @@ from __future__ import annotations
 
 import time
 from collections.abc import Iterator
-from typing import Final, Never
+from typing import Final, Never, cast
 
 import grpc
 import structlog
 
 from federation.audit_chain import AuditChain
+from federation.chunks import ChunkList
 from federation.clock import Clock, parse_stamp, stamp
 from federation.coordinator.causes import Cause
 from federation.coordinator.front import Identity, TlsFront
-from federation.coordinator.objects import ObjectStore
+from federation.coordinator.objects import ObjectStore, check_name
 from federation.coordinator.registry import Registry
 from federation.coordinator.reports import Reports
 from federation.coordinator.schema import TaskRow
@@ -32,6 +33,7 @@ from federation.errors import (
 )
 from federation.wire import federation_pb2 as pb
 from federation.wire.federation_pb2_grpc import EnrolmentServicer, FederationServicer
+from federation.wire.frames import Piece
 from federation.wire.versions import MESSAGE_FORMAT, negotiate, software_version
 
 LONGEST_POLL_S: Final = 20.0
@@ -170,52 +172,53 @@ class FederationService(FederationServicer):
             reply.task.CopyFrom(self._hand_out(task))
         return reply
 
-    def GetObject(
-        self, request: pb.GetObjectRequest, context: grpc.ServicerContext
-    ) -> Iterator[pb.ObjectChunk]:
-        """Stream an object that one of the site's tasks names."""
+    def GetChunks(  # type: ignore[override] # pieces instead of messages: see wire/frames.py
+        self, request: pb.GetChunksRequest, context: grpc.ServicerContext
+    ) -> Iterator[Piece]:
+        """Stream chunks of an object that one of the site's tasks names."""
         try:
             task = self._own_task(request.task_id, context)
-            named = {p["sha256"]: int(p["size"]) for p in task.body["payloads"]}
-            if request.sha256 not in named:
+            if request.object not in {p["sha256"] for p in task.body["payloads"]}:
                 raise RequestRefused("the task does not name such an object")
-            total = named[request.sha256]
-            for offset, data in self._objects.read(request.sha256, request.offset):
-                yield pb.ObjectChunk(offset=offset, total=total, data=data)
+            wanted = [(entry.first, entry.count) for entry in request.ranges]
+            yield from self._objects.read(request.object, wanted)
         except FederationError as error:
             abort(context, error)
 
-    def StatObject(
-        self, request: pb.StatObjectRequest, context: grpc.ServicerContext
+    def OfferObject(
+        self, request: pb.OfferRequest, context: grpc.ServicerContext
     ) -> pb.ObjectStatus:
-        """How much of an upload has arrived."""
+        """Say which chunks of an upload are missing."""
         try:
             task = self._own_task(request.task_id, context)
-            have, complete = self._objects.arrived(task.site, request.sha256)
-        except FederationError as error:
-            abort(context, error)
-        return pb.ObjectStatus(format=MESSAGE_FORMAT, have=have, complete=complete)
-
-    def PutObject(
-        self, request_iterator: Iterator[pb.PutChunk], context: grpc.ServicerContext
-    ) -> pb.ObjectStatus:
-        """Take an upload's next chunks."""
-        try:
-            first = next(request_iterator, None)
-            if first is None:
-                raise RequestRefused("an upload without a first message")
-            task = self._own_task(first.task_id, context)
             if task.state in TASK_ENDS:
                 raise RequestRefused("the task is over: its objects are not taken any more")
             limit = self._upload_limit(task)
-            if not 0 < first.size <= limit:
-                raise RequestRefused(f"an object of {first.size} bytes; this task takes {limit}")
-            chunks = _chunks(first, request_iterator)
-            announced = (first.sha256, first.size)
-            have, complete = self._objects.receive(task.site, announced, chunks)
+            check_name(request.object)
+            if not 0 < request.size <= limit:
+                raise RequestRefused(f"an object of {request.size} bytes; this task takes {limit}")
+            chunks = ChunkList.announced(request.object, request.size, request.digests)
+            missing = self._objects.offer(task.site, chunks)
         except FederationError as error:
             abort(context, error)
-        return pb.ObjectStatus(format=MESSAGE_FORMAT, have=have, complete=complete)
+        return _status(missing)
+
+    def PutChunks(
+        self, request_iterator: Iterator[pb.PutFrame], context: grpc.ServicerContext
+    ) -> pb.ObjectStatus:
+        """Take an upload's missing chunks."""
+        frames = cast("Iterator[Piece | pb.PutFrame]", request_iterator)
+        try:
+            first = next(frames, None)
+            if not isinstance(first, pb.PutFrame):
+                raise RequestRefused("an upload begins with a frame that names task and object")
+            task = self._own_task(first.task_id, context)
+            if task.state in TASK_ENDS:
+                raise RequestRefused("the task is over: its objects are not taken any more")
+            missing = self._objects.receive(task.site, first.object, _pieces(frames))
+        except FederationError as error:
+            abort(context, error)
+        return _status(missing)
 
     def ReportTask(self, request: pb.TaskReport, context: grpc.ServicerContext) -> pb.ReportReply:
         """Take a task's report."""
@@ -266,7 +269,11 @@ class FederationService(FederationServicer):
         left = 0.0
         if rounds and rounds[0].state in (RoundState.TRAINING, RoundState.EVALUATING):
             left = (parse_stamp(rounds[0].deadline) - self._clock()).total_seconds()
-        return task_message(task, run.plan_hash, max(0.0, left))
+        message = task_message(task, run.plan_hash, max(0.0, left))
+        for payload in message.payloads:
+            if self._objects.has(payload.sha256):
+                payload.digests = self._objects.chunks(payload.sha256).digests
+        return message
 
     @staticmethod
     def _upload_limit(task: TaskRow) -> int:
@@ -277,11 +284,19 @@ class FederationService(FederationServicer):
         return 2 * model + (1 << 20) if task.kind == "train" else 0
 
 
-def _chunks(first: pb.PutChunk, rest: Iterator[pb.PutChunk]) -> Iterator[tuple[int, bytes]]:
-    if first.data:
-        yield first.offset, first.data
-    for message in rest:
-        yield message.offset, message.data
+def _pieces(frames: Iterator[Piece | pb.PutFrame]) -> Iterator[Piece]:
+    for frame in frames:
+        if not isinstance(frame, Piece):
+            raise RequestRefused("a frame of an upload brings a piece of a chunk")
+        yield frame
+
+
+def _status(missing: list[tuple[int, int]] | None) -> pb.ObjectStatus:
+    return pb.ObjectStatus(
+        format=MESSAGE_FORMAT,
+        complete=missing is None,
+        missing=[pb.ChunkRange(first=first, count=count) for first, count in missing or ()],
+    )
 
 
 class EnrolmentService(EnrolmentServicer):

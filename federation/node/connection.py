@@ -1,17 +1,15 @@
 """The node's way to the coordinator: it dials out, by mutual TLS, and tries again.
 
 Calls are repeated with growing pauses while the coordinator cannot be reached; what it refused is
-not repeated. Objects go in both directions in chunks and resume at the byte where they broke.
+not repeated. How objects move is :mod:`federation.node.transfer`'s.
 """
 
 from __future__ import annotations
 
-import hashlib
-import os
 import random
 import threading
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Final, TypeVar, cast
@@ -20,7 +18,6 @@ import grpc
 import structlog
 import tenacity
 
-from federation.canonical import sha256_file, sync_folder
 from federation.enrolment.client import SiteIdentity
 from federation.errors import (
     CoordinatorUnreachable,
@@ -30,24 +27,19 @@ from federation.errors import (
     TransferFailed,
     VersionRefused,
 )
+from federation.node.transfer import ChunkCalls, ObjectMover, Transfer
 from federation.node.tunnel import Tunnel
 from federation.pki import SERVER_NAME
 from federation.wire import federation_pb2 as pb
 from federation.wire.dial import Proxy
 from federation.wire.federation_pb2_grpc import FederationStub
-from federation.wire.versions import (
-    CHUNK_BYTES,
-    MESSAGE_FORMAT,
-    PROTOCOL_VERSIONS,
-    software_version,
-)
+from federation.wire.frames import MAX_MESSAGE_BYTES
+from federation.wire.versions import MESSAGE_FORMAT, PROTOCOL_VERSIONS, software_version
 
 POLL_S: Final = 15.0
 CALL_S: Final = 30.0
 REPORT_S: Final = 600.0
 """The coordinator checks a whole update before it answers a report."""
-IDLE_S: Final = 60.0
-"""A transfer in which no byte moves for so long is broken off and resumed."""
 _KEEPALIVE: Final = (
     ("grpc.keepalive_time_ms", 20_000),
     ("grpc.keepalive_timeout_ms", 10_000),
@@ -86,14 +78,6 @@ class RetryPolicy:
     first_s: float = 0.5
     longest_s: float = 30.0
     jitter: Callable[[], float] = field(default=random.random)
-
-
-@dataclass(frozen=True, slots=True)
-class Transfer:
-    """What a transfer took."""
-
-    seconds: float
-    bytes: int
 
 
 def mapped(error: grpc.RpcError) -> FederationError:
@@ -150,6 +134,7 @@ class CoordinatorConnection:
         self._tunnel = None if proxy is None else Tunnel(self._address, proxy)
         self._channel: grpc.Channel | None = None
         self._stub = self._open()
+        self._mover = ObjectMover(lambda: self._chunks, self.repeated)
 
     def _open(self) -> FederationStub:
         credentials = grpc.ssl_channel_credentials(
@@ -162,11 +147,14 @@ class CoordinatorConnection:
             ("grpc.use_local_subchannel_pool", 1),
             # Which proxy is used is decided here, not by gRPC from the environment.
             ("grpc.enable_http_proxy", 0),
+            ("grpc.max_receive_message_length", MAX_MESSAGE_BYTES),
             *_KEEPALIVE,
         )
         target = self._address if self._tunnel is None else self._tunnel.target
         self._channel = grpc.secure_channel(target, credentials, options=options)
-        return FederationStub(self._channel)
+        stub = FederationStub(self._channel)
+        self._chunks = ChunkCalls(self._channel, stub)
+        return stub
 
     def close(self) -> None:
         """Close the connection; a waiting call ends."""
@@ -248,34 +236,12 @@ class CoordinatorConnection:
         return self.repeated(lambda: self._stub.LeaveRun(request, timeout=CALL_S))
 
     def download(self, task_id: str, payload: pb.Payload, target: Path) -> Transfer:
-        """Fetch an object into ``target``; an interrupted one continues at its byte.
-
-        Raises:
-            TransferFailed: what came does not have the announced size and hash, twice.
-        """
-        started, moved = time.monotonic(), 0
-        if target.exists() and _is(target, payload):
-            return Transfer(time.monotonic() - started, 0)
-        target.parent.mkdir(parents=True, exist_ok=True)
-        part = target.with_name(f"{payload.sha256}.part")
-        for _ in range(2):
-            moved += self.repeated(lambda: self._fetch(task_id, payload, part))
-            if _is(part, payload):
-                part.replace(target)
-                sync_folder(target.parent)
-                return Transfer(time.monotonic() - started, moved)
-            part.unlink(missing_ok=True)
-        raise TransferFailed("an object came twice with another hash than announced")
+        """Fetch an object into ``target`` (see :meth:`ObjectMover.download`)."""
+        return self._mover.download(task_id, payload, target)
 
     def upload(self, task_id: str, payload: pb.Payload, source: Path) -> Transfer:
-        """Send an object; an interrupted one continues at its byte, a complete one moves nothing.
-
-        Raises:
-            TransferFailed: the coordinator found another hash than announced, or has no space.
-        """
-        started = time.monotonic()
-        moved = self.repeated(lambda: self._send(task_id, payload, source))
-        return Transfer(time.monotonic() - started, moved)
+        """Send an object (see :meth:`ObjectMover.upload`)."""
+        return self._mover.upload(task_id, payload, source)
 
     def repeated(self, call: Callable[[], T]) -> T:
         """Make a call, again and again while the coordinator cannot be reached.
@@ -315,113 +281,3 @@ class CoordinatorConnection:
             reraise=True,
         )
         return retrying(_attempt)
-
-    def _fetch(self, task_id: str, payload: pb.Payload, part: Path) -> int:
-        have = part.stat().st_size if part.exists() else 0
-        if have > payload.size:
-            part.unlink()
-            have = 0
-        if have == payload.size:
-            return 0
-        request = pb.GetObjectRequest(
-            format=MESSAGE_FORMAT, task_id=task_id, sha256=payload.sha256, offset=have
-        )
-        moved = 0
-        stream = self._stub.GetObject(request)
-        with part.open("ab") as sink, _Watch(stream.cancel) as watch:
-            for chunk in stream:
-                watch.moved()
-                if chunk.offset != have or have + len(chunk.data) > payload.size:
-                    raise TransferFailed("a chunk does not continue where the object stands")
-                sink.write(chunk.data)
-                sink.flush()
-                have += len(chunk.data)
-                moved += len(chunk.data)
-            os.fsync(sink.fileno())
-        if have < payload.size:
-            raise CoordinatorUnreachable("the object's stream ended early")
-        return moved
-
-    def _send(self, task_id: str, payload: pb.Payload, source: Path) -> int:
-        status = self._stub.StatObject(
-            pb.StatObjectRequest(
-                format=MESSAGE_FORMAT,
-                task_id=task_id,
-                sha256=payload.sha256,
-                size=payload.size,
-            ),
-            timeout=CALL_S,
-        )
-        if status.complete:
-            return 0
-        moved = 0
-        with source.open("rb") as stream, _Watch(lambda: None) as watch:
-            stream.seek(status.have)
-
-            def _chunks() -> Iterator[pb.PutChunk]:
-                nonlocal moved
-                offset = int(status.have)
-                head = pb.PutChunk(
-                    format=MESSAGE_FORMAT,
-                    task_id=task_id,
-                    sha256=payload.sha256,
-                    size=payload.size,
-                    offset=offset,
-                )
-                yield head
-                while not stream.closed and (data := stream.read(CHUNK_BYTES)):
-                    watch.moved()
-                    yield pb.PutChunk(offset=offset, data=data)
-                    offset += len(data)
-                    moved += len(data)
-
-            call = self._stub.PutObject.future(_chunks())
-            watch.ends = call.cancel
-            result = call.result()
-        if not result.complete:
-            raise CoordinatorUnreachable("the upload ended early")
-        return moved
-
-
-class _Watch:
-    """Breaks a transfer off in which nothing moves: progress is the limit, not the whole time."""
-
-    def __init__(self, ends: Callable[[], object]) -> None:
-        self.ends = ends
-        self._last = time.monotonic()
-        self._over = threading.Event()
-        self._thread = threading.Thread(target=self._run, name="transfer-watch", daemon=True)
-
-    def __enter__(self) -> _Watch:
-        self._thread.start()
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        self._over.set()
-        self._thread.join()
-
-    def moved(self) -> None:
-        """Bytes moved just now."""
-        self._last = time.monotonic()
-
-    def _run(self) -> None:
-        while not self._over.wait(1.0):
-            if time.monotonic() - self._last > IDLE_S:
-                _log.warning("transfer_stalled", idle_s=IDLE_S)
-                self.ends()
-                return
-
-
-def _is(path: Path, payload: pb.Payload) -> bool:
-    return (
-        path.exists()
-        and path.stat().st_size == payload.size
-        and sha256_file(path) == payload.sha256
-    )
-
-
-def payload_of(kind: pb.PayloadKind.ValueType, name: str, path: Path) -> pb.Payload:
-    """The payload entry of a file."""
-    with path.open("rb") as stream:
-        digest = hashlib.file_digest(stream, "sha256").hexdigest()
-    return pb.Payload(kind=kind, name=name, sha256=digest, size=path.stat().st_size)

@@ -14,9 +14,9 @@ from federation.errors import PlanRefused, SiteFailed, SiteRefused, TrainerLost
 from federation.fingerprint import Fingerprint
 from federation.learning.prepared import Split
 from federation.manifest import ModelManifest
-from federation.node.connection import payload_of
 from federation.node.owed import Owed
 from federation.node.site_port import EVALUATED, Decision, SitePort
+from federation.node.transfer import payload_of
 from federation.plan import SignedPlan
 from federation.trainer import (
     EvaluateJob,

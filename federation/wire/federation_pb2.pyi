@@ -305,15 +305,19 @@ class Payload(_message.Message):
     SIZE_FIELD_NUMBER: _builtins.int
     UPDATE_KIND_FIELD_NUMBER: _builtins.int
     ENCODING_FIELD_NUMBER: _builtins.int
+    DIGESTS_FIELD_NUMBER: _builtins.int
     kind: Global___PayloadKind.ValueType
     name: _builtins.str
     sha256: _builtins.str
+    """The object's name: SHA-256 over its size and its chunks' digests (federation/chunks.py)."""
     size: _builtins.int
     update_kind: Global___UpdateKind.ValueType
     encoding: _builtins.str
     """Updates only: encoding and compression as the plan asks for them, for example "int8+zstd"; ""
     for plain weights. See federation/encoding.py.
     """
+    digests: _builtins.bytes
+    """The SHA-256 of each chunk, 32 bytes each, in order."""
     def __init__(
         self,
         *,
@@ -323,10 +327,11 @@ class Payload(_message.Message):
         size: _builtins.int = ...,
         update_kind: Global___UpdateKind.ValueType = ...,
         encoding: _builtins.str = ...,
+        digests: _builtins.bytes = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["encoding", b"encoding", "kind", b"kind", "name", b"name", "sha256", b"sha256", "size", b"size", "update_kind", b"update_kind"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["digests", b"digests", "encoding", b"encoding", "kind", b"kind", "name", b"name", "sha256", b"sha256", "size", b"size", "update_kind", b"update_kind"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -456,145 +461,181 @@ class PollReply(_message.Message):
 Global___PollReply: _TypeAlias = PollReply  # noqa: Y015
 
 @_typing.final
-class GetObjectRequest(_message.Message):
+class ChunkRange(_message.Message):
+    """Chunks first, first + 1, ... of an object."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    FIRST_FIELD_NUMBER: _builtins.int
+    COUNT_FIELD_NUMBER: _builtins.int
+    first: _builtins.int
+    count: _builtins.int
+    def __init__(
+        self,
+        *,
+        first: _builtins.int = ...,
+        count: _builtins.int = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["count", b"count", "first", b"first"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___ChunkRange: _TypeAlias = ChunkRange  # noqa: Y015
+
+@_typing.final
+class GetChunksRequest(_message.Message):
     DESCRIPTOR: _descriptor.Descriptor
 
     FORMAT_FIELD_NUMBER: _builtins.int
     TASK_ID_FIELD_NUMBER: _builtins.int
-    SHA256_FIELD_NUMBER: _builtins.int
-    OFFSET_FIELD_NUMBER: _builtins.int
+    OBJECT_FIELD_NUMBER: _builtins.int
+    RANGES_FIELD_NUMBER: _builtins.int
     format: _builtins.int
     task_id: _builtins.str
-    sha256: _builtins.str
-    offset: _builtins.int
+    object: _builtins.str
+    """The object's name."""
+    @_builtins.property
+    def ranges(self) -> _containers.RepeatedCompositeFieldContainer[Global___ChunkRange]: ...
     def __init__(
         self,
         *,
         format: _builtins.int = ...,
         task_id: _builtins.str = ...,
-        sha256: _builtins.str = ...,
-        offset: _builtins.int = ...,
+        object: _builtins.str = ...,
+        ranges: _abc.Iterable[Global___ChunkRange] | None = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["format", b"format", "offset", b"offset", "sha256", b"sha256", "task_id", b"task_id"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["format", b"format", "object", b"object", "ranges", b"ranges", "task_id", b"task_id"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
-Global___GetObjectRequest: _TypeAlias = GetObjectRequest  # noqa: Y015
+Global___GetChunksRequest: _TypeAlias = GetChunksRequest  # noqa: Y015
 
 @_typing.final
-class ObjectChunk(_message.Message):
+class Frame(_message.Message):
+    """A piece of a chunk; the pieces of a chunk come in order."""
+
     DESCRIPTOR: _descriptor.Descriptor
 
+    CHUNK_FIELD_NUMBER: _builtins.int
     OFFSET_FIELD_NUMBER: _builtins.int
-    TOTAL_FIELD_NUMBER: _builtins.int
     DATA_FIELD_NUMBER: _builtins.int
+    chunk: _builtins.int
     offset: _builtins.int
-    total: _builtins.int
+    """Of the piece's first byte in its chunk."""
     data: _builtins.bytes
     def __init__(
         self,
         *,
+        chunk: _builtins.int = ...,
         offset: _builtins.int = ...,
-        total: _builtins.int = ...,
         data: _builtins.bytes = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["data", b"data", "offset", b"offset", "total", b"total"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["chunk", b"chunk", "data", b"data", "offset", b"offset"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
-Global___ObjectChunk: _TypeAlias = ObjectChunk  # noqa: Y015
+Global___Frame: _TypeAlias = Frame  # noqa: Y015
 
 @_typing.final
-class StatObjectRequest(_message.Message):
+class OfferRequest(_message.Message):
     DESCRIPTOR: _descriptor.Descriptor
 
     FORMAT_FIELD_NUMBER: _builtins.int
     TASK_ID_FIELD_NUMBER: _builtins.int
-    SHA256_FIELD_NUMBER: _builtins.int
+    OBJECT_FIELD_NUMBER: _builtins.int
     SIZE_FIELD_NUMBER: _builtins.int
+    DIGESTS_FIELD_NUMBER: _builtins.int
     format: _builtins.int
     task_id: _builtins.str
-    sha256: _builtins.str
+    object: _builtins.str
     size: _builtins.int
+    digests: _builtins.bytes
     def __init__(
         self,
         *,
         format: _builtins.int = ...,
         task_id: _builtins.str = ...,
-        sha256: _builtins.str = ...,
+        object: _builtins.str = ...,
         size: _builtins.int = ...,
+        digests: _builtins.bytes = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["format", b"format", "sha256", b"sha256", "size", b"size", "task_id", b"task_id"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["digests", b"digests", "format", b"format", "object", b"object", "size", b"size", "task_id", b"task_id"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
-Global___StatObjectRequest: _TypeAlias = StatObjectRequest  # noqa: Y015
+Global___OfferRequest: _TypeAlias = OfferRequest  # noqa: Y015
 
 @_typing.final
 class ObjectStatus(_message.Message):
     DESCRIPTOR: _descriptor.Descriptor
 
     FORMAT_FIELD_NUMBER: _builtins.int
-    HAVE_FIELD_NUMBER: _builtins.int
     COMPLETE_FIELD_NUMBER: _builtins.int
+    MISSING_FIELD_NUMBER: _builtins.int
     format: _builtins.int
-    have: _builtins.int
     complete: _builtins.bool
+    @_builtins.property
+    def missing(self) -> _containers.RepeatedCompositeFieldContainer[Global___ChunkRange]:
+        """Chunks that the coordinator lacks."""
+
     def __init__(
         self,
         *,
         format: _builtins.int = ...,
-        have: _builtins.int = ...,
         complete: _builtins.bool = ...,
+        missing: _abc.Iterable[Global___ChunkRange] | None = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["complete", b"complete", "format", b"format", "have", b"have"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["complete", b"complete", "format", b"format", "missing", b"missing"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
 Global___ObjectStatus: _TypeAlias = ObjectStatus  # noqa: Y015
 
 @_typing.final
-class PutChunk(_message.Message):
+class PutFrame(_message.Message):
     DESCRIPTOR: _descriptor.Descriptor
 
-    FORMAT_FIELD_NUMBER: _builtins.int
-    TASK_ID_FIELD_NUMBER: _builtins.int
-    SHA256_FIELD_NUMBER: _builtins.int
-    SIZE_FIELD_NUMBER: _builtins.int
+    CHUNK_FIELD_NUMBER: _builtins.int
     OFFSET_FIELD_NUMBER: _builtins.int
     DATA_FIELD_NUMBER: _builtins.int
-    format: _builtins.int
-    """First chunk only: format, task_id, sha256, size."""
-    task_id: _builtins.str
-    sha256: _builtins.str
-    size: _builtins.int
+    FORMAT_FIELD_NUMBER: _builtins.int
+    TASK_ID_FIELD_NUMBER: _builtins.int
+    OBJECT_FIELD_NUMBER: _builtins.int
+    chunk: _builtins.int
+    """A piece of a chunk, as in Frame."""
     offset: _builtins.int
     data: _builtins.bytes
+    format: _builtins.int
+    """First frame only, which has no data."""
+    task_id: _builtins.str
+    object: _builtins.str
     def __init__(
         self,
         *,
-        format: _builtins.int = ...,
-        task_id: _builtins.str = ...,
-        sha256: _builtins.str = ...,
-        size: _builtins.int = ...,
+        chunk: _builtins.int = ...,
         offset: _builtins.int = ...,
         data: _builtins.bytes = ...,
+        format: _builtins.int = ...,
+        task_id: _builtins.str = ...,
+        object: _builtins.str = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["data", b"data", "format", b"format", "offset", b"offset", "sha256", b"sha256", "size", b"size", "task_id", b"task_id"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["chunk", b"chunk", "data", b"data", "format", b"format", "object", b"object", "offset", b"offset", "task_id", b"task_id"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
-Global___PutChunk: _TypeAlias = PutChunk  # noqa: Y015
+Global___PutFrame: _TypeAlias = PutFrame  # noqa: Y015
 
 @_typing.final
 class DataSummary(_message.Message):

@@ -120,19 +120,19 @@ class FederationStub:
                 request_serializer=federation_dot_wire_dot_federation__pb2.PollRequest.SerializeToString,
                 response_deserializer=federation_dot_wire_dot_federation__pb2.PollReply.FromString,
                 _registered_method=True)
-        self.GetObject = channel.unary_stream(
-                '/clinode.federation.v1.Federation/GetObject',
-                request_serializer=federation_dot_wire_dot_federation__pb2.GetObjectRequest.SerializeToString,
-                response_deserializer=federation_dot_wire_dot_federation__pb2.ObjectChunk.FromString,
+        self.GetChunks = channel.unary_stream(
+                '/clinode.federation.v1.Federation/GetChunks',
+                request_serializer=federation_dot_wire_dot_federation__pb2.GetChunksRequest.SerializeToString,
+                response_deserializer=federation_dot_wire_dot_federation__pb2.Frame.FromString,
                 _registered_method=True)
-        self.StatObject = channel.unary_unary(
-                '/clinode.federation.v1.Federation/StatObject',
-                request_serializer=federation_dot_wire_dot_federation__pb2.StatObjectRequest.SerializeToString,
+        self.OfferObject = channel.unary_unary(
+                '/clinode.federation.v1.Federation/OfferObject',
+                request_serializer=federation_dot_wire_dot_federation__pb2.OfferRequest.SerializeToString,
                 response_deserializer=federation_dot_wire_dot_federation__pb2.ObjectStatus.FromString,
                 _registered_method=True)
-        self.PutObject = channel.stream_unary(
-                '/clinode.federation.v1.Federation/PutObject',
-                request_serializer=federation_dot_wire_dot_federation__pb2.PutChunk.SerializeToString,
+        self.PutChunks = channel.stream_unary(
+                '/clinode.federation.v1.Federation/PutChunks',
+                request_serializer=federation_dot_wire_dot_federation__pb2.PutFrame.SerializeToString,
                 response_deserializer=federation_dot_wire_dot_federation__pb2.ObjectStatus.FromString,
                 _registered_method=True)
         self.ReportTask = channel.unary_unary(
@@ -169,22 +169,22 @@ class FederationServicer:
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
-    def GetObject(self, request, context):
-        """Streams an object that one of the site's tasks names, from an offset on.
+    def GetChunks(self, request, context):
+        """Streams the chunks that the site lacks of an object that one of its tasks names.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
-    def StatObject(self, request, context):
-        """How many bytes of an upload have arrived.
+    def OfferObject(self, request, context):
+        """Announces an upload; the coordinator says which chunks it lacks.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
-    def PutObject(self, request_iterator, context):
-        """Continues an upload at the offset that StatObject gave.
+    def PutChunks(self, request_iterator, context):
+        """Brings chunks that the coordinator lacks; the first frame names task and object.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
@@ -224,19 +224,19 @@ def add_FederationServicer_to_server(servicer, server):
                     request_deserializer=federation_dot_wire_dot_federation__pb2.PollRequest.FromString,
                     response_serializer=federation_dot_wire_dot_federation__pb2.PollReply.SerializeToString,
             ),
-            'GetObject': grpc.unary_stream_rpc_method_handler(
-                    servicer.GetObject,
-                    request_deserializer=federation_dot_wire_dot_federation__pb2.GetObjectRequest.FromString,
-                    response_serializer=federation_dot_wire_dot_federation__pb2.ObjectChunk.SerializeToString,
+            'GetChunks': grpc.unary_stream_rpc_method_handler(
+                    servicer.GetChunks,
+                    request_deserializer=federation_dot_wire_dot_federation__pb2.GetChunksRequest.FromString,
+                    response_serializer=federation_dot_wire_dot_federation__pb2.Frame.SerializeToString,
             ),
-            'StatObject': grpc.unary_unary_rpc_method_handler(
-                    servicer.StatObject,
-                    request_deserializer=federation_dot_wire_dot_federation__pb2.StatObjectRequest.FromString,
+            'OfferObject': grpc.unary_unary_rpc_method_handler(
+                    servicer.OfferObject,
+                    request_deserializer=federation_dot_wire_dot_federation__pb2.OfferRequest.FromString,
                     response_serializer=federation_dot_wire_dot_federation__pb2.ObjectStatus.SerializeToString,
             ),
-            'PutObject': grpc.stream_unary_rpc_method_handler(
-                    servicer.PutObject,
-                    request_deserializer=federation_dot_wire_dot_federation__pb2.PutChunk.FromString,
+            'PutChunks': grpc.stream_unary_rpc_method_handler(
+                    servicer.PutChunks,
+                    request_deserializer=federation_dot_wire_dot_federation__pb2.PutFrame.FromString,
                     response_serializer=federation_dot_wire_dot_federation__pb2.ObjectStatus.SerializeToString,
             ),
             'ReportTask': grpc.unary_unary_rpc_method_handler(
@@ -321,7 +321,7 @@ class Federation:
             _registered_method=True)
 
     @staticmethod
-    def GetObject(request,
+    def GetChunks(request,
             target,
             options=(),
             channel_credentials=None,
@@ -334,9 +334,9 @@ class Federation:
         return grpc.experimental.unary_stream(
             request,
             target,
-            '/clinode.federation.v1.Federation/GetObject',
-            federation_dot_wire_dot_federation__pb2.GetObjectRequest.SerializeToString,
-            federation_dot_wire_dot_federation__pb2.ObjectChunk.FromString,
+            '/clinode.federation.v1.Federation/GetChunks',
+            federation_dot_wire_dot_federation__pb2.GetChunksRequest.SerializeToString,
+            federation_dot_wire_dot_federation__pb2.Frame.FromString,
             options,
             channel_credentials,
             insecure,
@@ -348,7 +348,7 @@ class Federation:
             _registered_method=True)
 
     @staticmethod
-    def StatObject(request,
+    def OfferObject(request,
             target,
             options=(),
             channel_credentials=None,
@@ -361,8 +361,8 @@ class Federation:
         return grpc.experimental.unary_unary(
             request,
             target,
-            '/clinode.federation.v1.Federation/StatObject',
-            federation_dot_wire_dot_federation__pb2.StatObjectRequest.SerializeToString,
+            '/clinode.federation.v1.Federation/OfferObject',
+            federation_dot_wire_dot_federation__pb2.OfferRequest.SerializeToString,
             federation_dot_wire_dot_federation__pb2.ObjectStatus.FromString,
             options,
             channel_credentials,
@@ -375,7 +375,7 @@ class Federation:
             _registered_method=True)
 
     @staticmethod
-    def PutObject(request_iterator,
+    def PutChunks(request_iterator,
             target,
             options=(),
             channel_credentials=None,
@@ -388,8 +388,8 @@ class Federation:
         return grpc.experimental.stream_unary(
             request_iterator,
             target,
-            '/clinode.federation.v1.Federation/PutObject',
-            federation_dot_wire_dot_federation__pb2.PutChunk.SerializeToString,
+            '/clinode.federation.v1.Federation/PutChunks',
+            federation_dot_wire_dot_federation__pb2.PutFrame.SerializeToString,
             federation_dot_wire_dot_federation__pb2.ObjectStatus.FromString,
             options,
             channel_credentials,

@@ -66,12 +66,12 @@ class FederationStub:
     Handshake: _grpc.UnaryUnaryMultiCallable[_federation_pb2.HandshakeRequest, _federation_pb2.HandshakeReply]
     PollTask: _grpc.UnaryUnaryMultiCallable[_federation_pb2.PollRequest, _federation_pb2.PollReply]
     """Answers with one task, or with none after wait_seconds."""
-    GetObject: _grpc.UnaryStreamMultiCallable[_federation_pb2.GetObjectRequest, _federation_pb2.ObjectChunk]
-    """Streams an object that one of the site's tasks names, from an offset on."""
-    StatObject: _grpc.UnaryUnaryMultiCallable[_federation_pb2.StatObjectRequest, _federation_pb2.ObjectStatus]
-    """How many bytes of an upload have arrived."""
-    PutObject: _grpc.StreamUnaryMultiCallable[_federation_pb2.PutChunk, _federation_pb2.ObjectStatus]
-    """Continues an upload at the offset that StatObject gave."""
+    GetChunks: _grpc.UnaryStreamMultiCallable[_federation_pb2.GetChunksRequest, _federation_pb2.Frame]
+    """Streams the chunks that the site lacks of an object that one of its tasks names."""
+    OfferObject: _grpc.UnaryUnaryMultiCallable[_federation_pb2.OfferRequest, _federation_pb2.ObjectStatus]
+    """Announces an upload; the coordinator says which chunks it lacks."""
+    PutChunks: _grpc.StreamUnaryMultiCallable[_federation_pb2.PutFrame, _federation_pb2.ObjectStatus]
+    """Brings chunks that the coordinator lacks; the first frame names task and object."""
     ReportTask: _grpc.UnaryUnaryMultiCallable[_federation_pb2.TaskReport, _federation_pb2.ReportReply]
     """Ends a task. Repeating it changes nothing."""
     LeaveRun: _grpc.UnaryUnaryMultiCallable[_federation_pb2.LeaveRunRequest, _federation_pb2.LeaveRunReply]
@@ -87,12 +87,12 @@ class FederationAsyncStub(FederationStub):
     Handshake: _aio.UnaryUnaryMultiCallable[_federation_pb2.HandshakeRequest, _federation_pb2.HandshakeReply]  # type: ignore[assignment]
     PollTask: _aio.UnaryUnaryMultiCallable[_federation_pb2.PollRequest, _federation_pb2.PollReply]  # type: ignore[assignment]
     """Answers with one task, or with none after wait_seconds."""
-    GetObject: _aio.UnaryStreamMultiCallable[_federation_pb2.GetObjectRequest, _federation_pb2.ObjectChunk]  # type: ignore[assignment]
-    """Streams an object that one of the site's tasks names, from an offset on."""
-    StatObject: _aio.UnaryUnaryMultiCallable[_federation_pb2.StatObjectRequest, _federation_pb2.ObjectStatus]  # type: ignore[assignment]
-    """How many bytes of an upload have arrived."""
-    PutObject: _aio.StreamUnaryMultiCallable[_federation_pb2.PutChunk, _federation_pb2.ObjectStatus]  # type: ignore[assignment]
-    """Continues an upload at the offset that StatObject gave."""
+    GetChunks: _aio.UnaryStreamMultiCallable[_federation_pb2.GetChunksRequest, _federation_pb2.Frame]  # type: ignore[assignment]
+    """Streams the chunks that the site lacks of an object that one of its tasks names."""
+    OfferObject: _aio.UnaryUnaryMultiCallable[_federation_pb2.OfferRequest, _federation_pb2.ObjectStatus]  # type: ignore[assignment]
+    """Announces an upload; the coordinator says which chunks it lacks."""
+    PutChunks: _aio.StreamUnaryMultiCallable[_federation_pb2.PutFrame, _federation_pb2.ObjectStatus]  # type: ignore[assignment]
+    """Brings chunks that the coordinator lacks; the first frame names task and object."""
     ReportTask: _aio.UnaryUnaryMultiCallable[_federation_pb2.TaskReport, _federation_pb2.ReportReply]  # type: ignore[assignment]
     """Ends a task. Repeating it changes nothing."""
     LeaveRun: _aio.UnaryUnaryMultiCallable[_federation_pb2.LeaveRunRequest, _federation_pb2.LeaveRunReply]  # type: ignore[assignment]
@@ -119,28 +119,28 @@ class FederationServicer(metaclass=_abc_1.ABCMeta):
         """Answers with one task, or with none after wait_seconds."""
 
     @_abc_1.abstractmethod
-    def GetObject(
+    def GetChunks(
         self,
-        request: _federation_pb2.GetObjectRequest,
+        request: _federation_pb2.GetChunksRequest,
         context: _ServicerContext,
-    ) -> _typing.Union[_abc.Iterator[_federation_pb2.ObjectChunk], _abc.AsyncIterator[_federation_pb2.ObjectChunk]]:
-        """Streams an object that one of the site's tasks names, from an offset on."""
+    ) -> _typing.Union[_abc.Iterator[_federation_pb2.Frame], _abc.AsyncIterator[_federation_pb2.Frame]]:
+        """Streams the chunks that the site lacks of an object that one of its tasks names."""
 
     @_abc_1.abstractmethod
-    def StatObject(
+    def OfferObject(
         self,
-        request: _federation_pb2.StatObjectRequest,
+        request: _federation_pb2.OfferRequest,
         context: _ServicerContext,
     ) -> _typing.Union[_federation_pb2.ObjectStatus, _abc.Awaitable[_federation_pb2.ObjectStatus]]:
-        """How many bytes of an upload have arrived."""
+        """Announces an upload; the coordinator says which chunks it lacks."""
 
     @_abc_1.abstractmethod
-    def PutObject(
+    def PutChunks(
         self,
-        request_iterator: _MaybeAsyncIterator[_federation_pb2.PutChunk],
+        request_iterator: _MaybeAsyncIterator[_federation_pb2.PutFrame],
         context: _ServicerContext,
     ) -> _typing.Union[_federation_pb2.ObjectStatus, _abc.Awaitable[_federation_pb2.ObjectStatus]]:
-        """Continues an upload at the offset that StatObject gave."""
+        """Brings chunks that the coordinator lacks; the first frame names task and object."""
 
     @_abc_1.abstractmethod
     def ReportTask(

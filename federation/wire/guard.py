@@ -10,6 +10,8 @@ from typing import Any, Protocol, cast
 
 import grpc
 
+from federation.wire.frames import Coders
+
 
 class Admission(Protocol):
     """Decides on a call; it aborts the context (raising) where the caller is refused."""
@@ -56,11 +58,18 @@ class Guard(grpc.ServerInterceptor):  # type: ignore[misc, type-arg, unused-igno
     Args:
         admit: refuses by aborting the call's context.
         recorder: None records nothing.
+        coders: methods whose messages are not coded by protobuf's own code.
     """
 
-    def __init__(self, admit: Admission, recorder: MessageRecorder | None = None) -> None:
+    def __init__(
+        self,
+        admit: Admission,
+        recorder: MessageRecorder | None = None,
+        coders: Coders | None = None,
+    ) -> None:
         self._admit = admit
         self._recorder = recorder
+        self._own_coders = coders or {}
 
     def intercept_service(
         self,
@@ -83,7 +92,9 @@ class Guard(grpc.ServerInterceptor):  # type: ignore[misc, type-arg, unused-igno
         handler: Any,  # noqa: ANN401 - as above
         method: str,
     ) -> tuple[Callable[[bytes], Any], Callable[[Any], bytes]]:
-        reads, writes = handler.request_deserializer, handler.response_serializer
+        own_read, own_write = self._own_coders.get(method, (None, None))
+        reads = own_read or handler.request_deserializer
+        writes = own_write or handler.response_serializer
         recorder = self._recorder
         if recorder is None:
             return reads, writes

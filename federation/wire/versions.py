@@ -10,10 +10,8 @@ from federation.errors import VersionRefused
 
 MESSAGE_FORMAT: Final = 1
 """Format version that every message carries."""
-PROTOCOL_VERSIONS: Final = (1,)
-"""Protocol versions that this program speaks, newest first."""
-CHUNK_BYTES: Final = 1 << 20
-"""Bytes of one chunk of an object."""
+PROTOCOL_VERSIONS: Final = (2,)
+"""Protocol versions that this program speaks, newest first; 2 moves objects by their chunks."""
 
 
 def software_version() -> str:

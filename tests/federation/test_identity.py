@@ -24,6 +24,7 @@ from federation.errors import (
     VersionRefused,
 )
 from federation.node.connection import CoordinatorConnection, RetryPolicy
+from federation.node.transfer import payload_of
 from federation.pki import (
     SERVER_NAME,
     KeyPair,
@@ -92,7 +93,7 @@ def test_strangers_are_refused_while_a_good_site_succeeds(
     good = CoordinatorConnection(good_identity)
     assert good.handshake().project == PROJECT
     held = CoordinatorConnection(revoked)
-    assert held.handshake().protocol_version == 1
+    assert held.handshake().protocol_version == 2
 
     _refused_without_certificate(federation, good_identity)
     assert good.poll(wait_s=0).format == 1
@@ -190,7 +191,7 @@ def test_site_refuses_another_coordinator(federation: Federation) -> None:
     ("versions", "words"),
     [
         ((7, 8), r"the site speaks 7, 8.*upgrade the coordinator"),
-        ((0,), "upgrade the site"),
+        ((1,), "upgrade the site"),
         ((), "the site speaks none"),
     ],
 )
@@ -204,7 +205,7 @@ def test_unknown_protocol_versions_are_refused_in_words(
 
 
 def test_another_sites_task_cannot_be_touched(
-    federation: Federation, control: CoordinatorClient
+    federation: Federation, control: CoordinatorClient, tmp_path: Path
 ) -> None:
     from tests.federation.doubles import small_plan
 
@@ -215,7 +216,10 @@ def test_another_sites_task_cannot_be_touched(
     assert task.task_id.endswith("site-a.1")
     with pytest.raises(RequestRefused, match="no such task"):
         two.report(pb.TaskReport(format=1, task_id=task.task_id, outcome=pb.OUTCOME_DONE))
+    source = tmp_path / "update"
+    source.write_bytes(b"x")
+    payload = payload_of(pb.PAYLOAD_KIND_UPDATE, "u", source)
     with pytest.raises(RequestRefused, match="no such task"):
-        two.upload(task.task_id, pb.Payload(sha256="0" * 64, size=1), Path("/dev/null"))
+        two.upload(task.task_id, payload, source)
     for link in (one, two):
         link.close()

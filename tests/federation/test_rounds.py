@@ -371,7 +371,7 @@ def test_messages_are_captured_before_tls_and_name_no_case(tmp_path: Path, runti
     finally:
         made.close()
     names = {path.name.split("-", 1)[1] for path in (tmp_path / "capture").iterdir()}
-    for method in ("Enrol", "Handshake", "PollTask", "GetObject", "PutObject", "ReportTask"):
+    for method in ("Enrol", "Handshake", "PollTask", "GetChunks", "PutChunks", "ReportTask"):
         assert {f"in-{method}.bin", f"out-{method}.bin"} <= names
     everything = b"".join(p.read_bytes() for p in sorted((tmp_path / "capture").iterdir()))
     # The evaluation's cases are called sub-1_ses-a and so on: they stay at the site.
