@@ -62,3 +62,12 @@ class UpdateSpec(PlanPart):
         if self.encoding == "fp32":
             return f"the model's new weights in full precision{compressed}"
         return f"the changes to the model's weights{compressed}, {_IN_WORDS[self.encoding]}"
+
+    def leaving(self, kinds: tuple[str, ...]) -> tuple[str, ...]:
+        """What leaves a site, in words: of an encoded update also how it is rounded.
+
+        >>> UpdateSpec(encoding="bf16").leaving(("update", "metrics"))[1]
+        'metrics'
+        """
+        told = "update" if self.plain else f"update ({self.sentence})"
+        return tuple(told if kind == "update" else kind for kind in kinds)
