@@ -24,6 +24,7 @@ from appliance.store import (
 from federation.amendment import AmendmentLimits, change_words, changes, inside
 from federation.audit_chain import AuditChain
 from federation.clock import parse_stamp
+from federation.errors import FederationError
 from federation.manifest import ModelManifest
 from federation.plan import Plan, SignedPlan
 
@@ -116,7 +117,10 @@ class Governance:
 
     def amended(self, row: PlanRow) -> PlanRow | None:
         """The plan that a plan takes the place of in a run under way, or None."""
-        before = plan_of(row).amends
+        try:
+            before = plan_of(row).amends
+        except FederationError:
+            return None  # the stored document was changed: it amends nothing
         return None if before is None else self._state.plans.find(before)
 
     def approved_by_word(self, row: PlanRow) -> PlanRow:
@@ -247,7 +251,7 @@ class Governance:
                 if self._dataset_for(plan) is None:
                     continue
                 self.approve_plan(plan.hash, actor=POLICY, reason=self.approval_words())
-            elif plan.state is Decision.PENDING and plan_of(plan).amends is not None:
+            elif plan.state is Decision.PENDING:
                 self._take_amendment(plan)
         if self._policy.auto_accept_models:
             for model in self._state.models.select():

@@ -58,7 +58,7 @@ from federation.enrolment.client import COORDINATOR_FILE, SiteIdentity
 from federation.enrolment.renewal import Renewal, load_present
 from federation.errors import FederationError, IdentityRefused, VersionRefused
 from federation.keyfile import read_passphrase
-from federation.node.agent import AgentOptions, SiteAgent
+from federation.node.agent import AgentOptions, AgentStatus, SiteAgent
 from federation.node.connection import CoordinatorConnection
 
 _log = structlog.get_logger(__name__)
@@ -201,6 +201,7 @@ class Node:
             self.operations,
             self.home,
             Custodians(tickets, self.settings.access.custodians),
+            self.participation,
         )
         self._control = ControlServer(self.home.root, servicer, tickets)
         self._control.start()
@@ -490,6 +491,8 @@ class Node:
         if identity is None or agent is None:
             return FederationView("not enrolled", warnings=warnings)
         status = agent.status
+        if status.clock_words:
+            warnings = (*warnings, status.clock_words)
         if status.connected:
             state = "connected"
         else:
@@ -504,8 +507,16 @@ class Node:
             task=status.activity,
             certificate_expires=agent.certificate_ends,
             detail=status.words or self._agent_words,
+            waits=self._waits(status),
             warnings=warnings,
         )
+
+    def _waits(self, status: AgentStatus) -> str:
+        """What the federation's part waits for; a halt is the first thing to say."""
+        halt = self.state.runs.halted()
+        if halt is None:
+            return status.waits
+        return f"your `clinode run resume`: halted since {halt.halted_at} by {halt.halted_by}"
 
 
 def amendment_limits(settings: Settings) -> AmendmentLimits | None:

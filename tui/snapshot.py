@@ -23,6 +23,7 @@ class Snapshot:
     status: pb.Status = field(default_factory=pb.Status)
     studies: tuple[pb.Study, ...] = ()
     plans: tuple[pb.Plan, ...] = ()
+    runs: tuple[pb.Run, ...] = ()
     models: tuple[pb.Model, ...] = ()
     results: tuple[pb.Result, ...] = ()
     datasets: tuple[pb.Dataset, ...] = ()
@@ -68,6 +69,7 @@ class ControlSource:
                 status=self._client.status(),
                 studies=tuple(self._client.studies().studies),
                 plans=tuple(self._client.plans().plans),
+                runs=tuple(self._client.runs().runs),
                 models=tuple(self._client.models().models),
                 results=tuple(self._client.results().results),
                 datasets=tuple(self._client.datasets().datasets),

@@ -46,6 +46,8 @@ def header_words(snapshot: Snapshot, now: float) -> str:
         status.time[11:19] + "Z" if len(status.time) >= 19 else "",
         age_words(snapshot, now),
     ]
+    if status.federation.halted:
+        parts.insert(1, "HALTED")
     if not status.audit_intact:
         parts.insert(1, "AUDIT LOG DAMAGED")
     return "  ".join(part for part in parts if part)
@@ -91,6 +93,7 @@ def overview(snapshot: Snapshot) -> dict[str, tuple[Line, ...]]:
         Line("coordinator", f"{state} {federation.coordinator}".rstrip(), state),
         Line("run", f"{federation.run} {rounds}" if federation.run else "none"),
         Line("doing", federation.task or federation.detail or "nothing"),
+        *([Line("waits for", federation.waits)] if federation.waits else []),
         Line("certificate", f"until {federation.certificate_expires[:10] or '-'}"),
     )
     return {"Services": services(status), "Studies": study, "Federation": link}
@@ -115,10 +118,12 @@ def open_items(snapshot: Snapshot) -> tuple[Line, ...]:
     """What waits for a person, with the screen that answers it."""
     found = [Line("warning", words, "pending") for words in snapshot.status.warnings]
     found += [
-        Line("plan", f"{p.name} waits for your decision (3 Approvals)", "pending")
+        Line("plan", f"{_plan_words(p)} waits for your decision (3 Approvals)", "pending")
         for p in snapshot.plans
         if p.state == "pending"
     ]
+    if snapshot.status.federation.halted:
+        found.append(Line("runs", "all are halted here (3 Approvals)", "halted"))
     found += [
         Line("model", f"{m.id[:12]} waits for your acceptance (3 Approvals)", "offered")
         for m in snapshot.models
@@ -242,8 +247,37 @@ class Approval:
     verbs: tuple[tuple[str, str, str], ...] = ()
 
 
+def _plan_words(plan: pb.Plan) -> str:
+    """A plan's name; of an amendment what it changes."""
+    return f"{plan.name}, amended: {'; '.join(plan.changes)}," if plan.amends else plan.name
+
+
 def approvals(snapshot: Snapshot) -> list[Approval]:
-    """Everything that can be or was decided; what is open comes first."""
+    """Everything that can be or was decided; what is open comes first, runs come last."""
+    runs = [_run(r) for r in snapshot.runs]
+    return [*_decided(snapshot), *([_all_runs(snapshot.status)] if runs else []), *runs]
+
+
+def _all_runs(status: pb.Status) -> Approval:
+    """All runs of this node, to halt and to let go on."""
+    if status.federation.halted:
+        verbs = (("a", "runs-resume", "let go on"),)
+        return Approval("", "runs", "all", "halted", "nothing is trained here", verbs)
+    words = "x halts all training here until you let it go on"
+    return Approval("", "runs", "all", "taking part", words, (("x", "runs-halt", "halt"),))
+
+
+def _run(run: pb.Run) -> Approval:
+    words = f"plan {run.name} {run.reason}".rstrip()
+    if run.state == "left":
+        told = run.coordinator or "the coordinator does not know yet"
+        return Approval(run.run, "run", run.run, run.state, f"{words}; {told}")
+    verbs = (("x", "run-leave", "leave for good"),)
+    return Approval(run.run, "run", run.run, run.state, words, verbs)
+
+
+def _decided(snapshot: Snapshot) -> list[Approval]:
+    """Plans, models, data sets and results, what is open first."""
     items = [_plan(p) for p in snapshot.plans]
     items += [_model(m) for m in snapshot.models]
     items += [_dataset(d) for d in snapshot.datasets]
@@ -254,6 +288,8 @@ def approvals(snapshot: Snapshot) -> list[Approval]:
 def _plan(plan: pb.Plan) -> Approval:
     valid = "signature valid" if plan.signature_valid else "SIGNATURE INVALID"
     words = f"{plan.rounds} rounds, sends {', '.join(plan.sends) or 'nothing'}, {valid}"
+    if plan.amends:
+        words = f"AMENDMENT of {plan.amends[:12]}: {'; '.join(plan.changes)}; {valid}"
     verbs: tuple[tuple[str, str, str], ...] = ()
     if plan.state == "pending":
         verbs = (("x", "plan-reject", "reject"),)

@@ -43,7 +43,7 @@ GROUPS = {
     "result": (result.app, "Results: release, hold, send to the PACS."),
     "audit": (audit.app, "The audit log and its hash chain."),
     "coordinator": (coordinator.app, "Set up and run the federation's coordinator, and its sites."),
-    "run": (run.app, "Training runs at the coordinator."),
+    "run": (run.app, "Training runs: at the coordinator, and this node's part in them."),
     "tools": (tools.app, "One stage on files, no service."),
 }
 

@@ -169,6 +169,7 @@ def status(ctx: typer.Context, json: Json = False) -> None:
             ),
             ("coordinator", f"{federation.coordinator} {federation.state}".strip()),
             ("run", f"{federation.run} round {federation.round}" if federation.run else ""),
+            ("waits for", federation.waits),
             ("waiting for a person", answer.open_items or ""),
             ("audit log", "intact" if answer.audit_intact else "DAMAGED: clinode audit verify"),
         )

@@ -35,7 +35,7 @@ def list_plans(ctx: typer.Context, json: Json = False) -> None:
                 p.signer[:16],
                 "valid" if p.signature_valid else "INVALID",
                 p.decided_by,
-                p.reason,
+                f"amendment: {'; '.join(p.changes)} {p.reason}".rstrip() if p.amends else p.reason,
             )
             for p in answer.plans
         ),
@@ -62,6 +62,8 @@ def show(ctx: typer.Context, key: Key, json: Json = False) -> None:
             ("leaves the hospital", ", ".join(plan.sends)),
             ("decided", f"{plan.decided_by} {plan.decided_at}".strip()),
             ("reason", plan.reason),
+            ("amends", plan.amends),
+            ("changes exactly", "; ".join(plan.changes)),
         )
     )
     print_lines("", plan.canonical)

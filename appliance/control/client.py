@@ -149,6 +149,10 @@ class NodeClient:
         """One plan with the exact bytes that were signed."""
         return self._call(self._stub.ShowPlan, pb.ItemRequest(key=key))
 
+    def runs(self) -> pb.RunList:
+        """The federated runs that this site knows of."""
+        return self._call(self._stub.ListRuns, pb.ListRequest())
+
     def models(self) -> pb.ModelList:
         """The models that were offered for inference."""
         return self._call(self._stub.ListModels, pb.ListRequest())
@@ -203,6 +207,9 @@ ACTIONS = {
     "dataset-revoke": "RevokeDataset",
     "plan-approve": "ApprovePlan",
     "plan-reject": "RejectPlan",
+    "run-leave": "LeaveRun",
+    "runs-halt": "HaltRuns",
+    "runs-resume": "ResumeRuns",
     "model-accept": "AcceptModel",
     "model-reject": "RejectModel",
     "result-release": "ReleaseResult",

@@ -292,6 +292,8 @@ class FederationStatus(_message.Message):
     TASK_FIELD_NUMBER: _builtins.int
     CERTIFICATE_EXPIRES_FIELD_NUMBER: _builtins.int
     DETAIL_FIELD_NUMBER: _builtins.int
+    WAITS_FIELD_NUMBER: _builtins.int
+    HALTED_FIELD_NUMBER: _builtins.int
     coordinator: _builtins.str
     """host:port"""
     state: _builtins.str
@@ -305,6 +307,10 @@ class FederationStatus(_message.Message):
     """the task now running"""
     certificate_expires: _builtins.str
     detail: _builtins.str
+    waits: _builtins.str
+    """what the node waits for, in words"""
+    halted: _builtins.bool
+    """the custodian has halted all runs here"""
     def __init__(
         self,
         *,
@@ -317,10 +323,12 @@ class FederationStatus(_message.Message):
         task: _builtins.str = ...,
         certificate_expires: _builtins.str = ...,
         detail: _builtins.str = ...,
+        waits: _builtins.str = ...,
+        halted: _builtins.bool = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["certificate_expires", b"certificate_expires", "coordinator", b"coordinator", "detail", b"detail", "last_contact", b"last_contact", "round", b"round", "rounds", b"rounds", "run", b"run", "state", b"state", "task", b"task"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["certificate_expires", b"certificate_expires", "coordinator", b"coordinator", "detail", b"detail", "halted", b"halted", "last_contact", b"last_contact", "round", b"round", "rounds", b"rounds", "run", b"run", "state", b"state", "task", b"task", "waits", b"waits"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -1107,6 +1115,8 @@ class Plan(_message.Message):
     DATASET_FIELD_NUMBER: _builtins.int
     ROUNDS_FIELD_NUMBER: _builtins.int
     SENDS_FIELD_NUMBER: _builtins.int
+    AMENDS_FIELD_NUMBER: _builtins.int
+    CHANGES_FIELD_NUMBER: _builtins.int
     hash: _builtins.str
     name: _builtins.str
     signer: _builtins.str
@@ -1122,9 +1132,15 @@ class Plan(_message.Message):
     offered_at: _builtins.str
     dataset: _builtins.str
     rounds: _builtins.int
+    amends: _builtins.str
+    """hash of the plan that it takes the place of in a run under way"""
     @_builtins.property
     def sends(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
         """what may leave the hospital"""
+
+    @_builtins.property
+    def changes(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
+        """what it changes of that plan, in words"""
 
     def __init__(
         self,
@@ -1142,10 +1158,12 @@ class Plan(_message.Message):
         dataset: _builtins.str = ...,
         rounds: _builtins.int = ...,
         sends: _abc.Iterable[_builtins.str] | None = ...,
+        amends: _builtins.str = ...,
+        changes: _abc.Iterable[_builtins.str] | None = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["canonical", b"canonical", "dataset", b"dataset", "decided_at", b"decided_at", "decided_by", b"decided_by", "hash", b"hash", "name", b"name", "offered_at", b"offered_at", "reason", b"reason", "rounds", b"rounds", "sends", b"sends", "signature_valid", b"signature_valid", "signer", b"signer", "state", b"state"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["amends", b"amends", "canonical", b"canonical", "changes", b"changes", "dataset", b"dataset", "decided_at", b"decided_at", "decided_by", b"decided_by", "hash", b"hash", "name", b"name", "offered_at", b"offered_at", "reason", b"reason", "rounds", b"rounds", "sends", b"sends", "signature_valid", b"signature_valid", "signer", b"signer", "state", b"state"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -1170,6 +1188,73 @@ class PlanList(_message.Message):
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
 Global___PlanList: _TypeAlias = PlanList  # noqa: Y015
+
+@_typing.final
+class Run(_message.Message):
+    DESCRIPTOR: _descriptor.Descriptor
+
+    RUN_FIELD_NUMBER: _builtins.int
+    PLAN_FIELD_NUMBER: _builtins.int
+    NAME_FIELD_NUMBER: _builtins.int
+    STATE_FIELD_NUMBER: _builtins.int
+    REASON_FIELD_NUMBER: _builtins.int
+    SEEN_AT_FIELD_NUMBER: _builtins.int
+    DECIDED_BY_FIELD_NUMBER: _builtins.int
+    DECIDED_AT_FIELD_NUMBER: _builtins.int
+    COORDINATOR_FIELD_NUMBER: _builtins.int
+    run: _builtins.str
+    plan: _builtins.str
+    """hash of the newest plan of it that was seen here"""
+    name: _builtins.str
+    """the plan's"""
+    state: _builtins.str
+    """taking part, halted, left"""
+    reason: _builtins.str
+    seen_at: _builtins.str
+    decided_by: _builtins.str
+    decided_at: _builtins.str
+    coordinator: _builtins.str
+    """what the coordinator said to the leaving; empty before it knows"""
+    def __init__(
+        self,
+        *,
+        run: _builtins.str = ...,
+        plan: _builtins.str = ...,
+        name: _builtins.str = ...,
+        state: _builtins.str = ...,
+        reason: _builtins.str = ...,
+        seen_at: _builtins.str = ...,
+        decided_by: _builtins.str = ...,
+        decided_at: _builtins.str = ...,
+        coordinator: _builtins.str = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["coordinator", b"coordinator", "decided_at", b"decided_at", "decided_by", b"decided_by", "name", b"name", "plan", b"plan", "reason", b"reason", "run", b"run", "seen_at", b"seen_at", "state", b"state"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___Run: _TypeAlias = Run  # noqa: Y015
+
+@_typing.final
+class RunList(_message.Message):
+    DESCRIPTOR: _descriptor.Descriptor
+
+    RUNS_FIELD_NUMBER: _builtins.int
+    @_builtins.property
+    def runs(self) -> _containers.RepeatedCompositeFieldContainer[Global___Run]: ...
+    def __init__(
+        self,
+        *,
+        runs: _abc.Iterable[Global___Run] | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["runs", b"runs"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___RunList: _TypeAlias = RunList  # noqa: Y015
 
 @_typing.final
 class Model(_message.Message):

@@ -164,6 +164,26 @@ class NodeControlStub:
                 request_serializer=appliance_dot_control_dot_node__pb2.ActionRequest.SerializeToString,
                 response_deserializer=appliance_dot_control_dot_node__pb2.ActionReply.FromString,
                 _registered_method=True)
+        self.ListRuns = channel.unary_unary(
+                '/clinode.node.v1.NodeControl/ListRuns',
+                request_serializer=appliance_dot_control_dot_node__pb2.ListRequest.SerializeToString,
+                response_deserializer=appliance_dot_control_dot_node__pb2.RunList.FromString,
+                _registered_method=True)
+        self.LeaveRun = channel.unary_unary(
+                '/clinode.node.v1.NodeControl/LeaveRun',
+                request_serializer=appliance_dot_control_dot_node__pb2.ActionRequest.SerializeToString,
+                response_deserializer=appliance_dot_control_dot_node__pb2.ActionReply.FromString,
+                _registered_method=True)
+        self.HaltRuns = channel.unary_unary(
+                '/clinode.node.v1.NodeControl/HaltRuns',
+                request_serializer=appliance_dot_control_dot_node__pb2.ActionRequest.SerializeToString,
+                response_deserializer=appliance_dot_control_dot_node__pb2.ActionReply.FromString,
+                _registered_method=True)
+        self.ResumeRuns = channel.unary_unary(
+                '/clinode.node.v1.NodeControl/ResumeRuns',
+                request_serializer=appliance_dot_control_dot_node__pb2.ActionRequest.SerializeToString,
+                response_deserializer=appliance_dot_control_dot_node__pb2.ActionReply.FromString,
+                _registered_method=True)
         self.ListModels = channel.unary_unary(
                 '/clinode.node.v1.NodeControl/ListModels',
                 request_serializer=appliance_dot_control_dot_node__pb2.ListRequest.SerializeToString,
@@ -380,6 +400,31 @@ class NodeControlServicer:
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
+    def ListRuns(self, request, context):
+        """Missing associated documentation comment in .proto file."""
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def LeaveRun(self, request, context):
+        """Missing associated documentation comment in .proto file."""
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def HaltRuns(self, request, context):
+        """Take part in nothing, and take part again; the key is empty.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def ResumeRuns(self, request, context):
+        """Missing associated documentation comment in .proto file."""
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
     def ListModels(self, request, context):
         """Missing associated documentation comment in .proto file."""
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
@@ -576,6 +621,26 @@ def add_NodeControlServicer_to_server(servicer, server):
             ),
             'RejectPlan': grpc.unary_unary_rpc_method_handler(
                     servicer.RejectPlan,
+                    request_deserializer=appliance_dot_control_dot_node__pb2.ActionRequest.FromString,
+                    response_serializer=appliance_dot_control_dot_node__pb2.ActionReply.SerializeToString,
+            ),
+            'ListRuns': grpc.unary_unary_rpc_method_handler(
+                    servicer.ListRuns,
+                    request_deserializer=appliance_dot_control_dot_node__pb2.ListRequest.FromString,
+                    response_serializer=appliance_dot_control_dot_node__pb2.RunList.SerializeToString,
+            ),
+            'LeaveRun': grpc.unary_unary_rpc_method_handler(
+                    servicer.LeaveRun,
+                    request_deserializer=appliance_dot_control_dot_node__pb2.ActionRequest.FromString,
+                    response_serializer=appliance_dot_control_dot_node__pb2.ActionReply.SerializeToString,
+            ),
+            'HaltRuns': grpc.unary_unary_rpc_method_handler(
+                    servicer.HaltRuns,
+                    request_deserializer=appliance_dot_control_dot_node__pb2.ActionRequest.FromString,
+                    response_serializer=appliance_dot_control_dot_node__pb2.ActionReply.SerializeToString,
+            ),
+            'ResumeRuns': grpc.unary_unary_rpc_method_handler(
+                    servicer.ResumeRuns,
                     request_deserializer=appliance_dot_control_dot_node__pb2.ActionRequest.FromString,
                     response_serializer=appliance_dot_control_dot_node__pb2.ActionReply.SerializeToString,
             ),
@@ -1335,6 +1400,114 @@ class NodeControl:
             request,
             target,
             '/clinode.node.v1.NodeControl/RejectPlan',
+            appliance_dot_control_dot_node__pb2.ActionRequest.SerializeToString,
+            appliance_dot_control_dot_node__pb2.ActionReply.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def ListRuns(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/clinode.node.v1.NodeControl/ListRuns',
+            appliance_dot_control_dot_node__pb2.ListRequest.SerializeToString,
+            appliance_dot_control_dot_node__pb2.RunList.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def LeaveRun(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/clinode.node.v1.NodeControl/LeaveRun',
+            appliance_dot_control_dot_node__pb2.ActionRequest.SerializeToString,
+            appliance_dot_control_dot_node__pb2.ActionReply.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def HaltRuns(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/clinode.node.v1.NodeControl/HaltRuns',
+            appliance_dot_control_dot_node__pb2.ActionRequest.SerializeToString,
+            appliance_dot_control_dot_node__pb2.ActionReply.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def ResumeRuns(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/clinode.node.v1.NodeControl/ResumeRuns',
             appliance_dot_control_dot_node__pb2.ActionRequest.SerializeToString,
             appliance_dot_control_dot_node__pb2.ActionReply.FromString,
             options,

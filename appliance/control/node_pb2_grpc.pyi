@@ -61,6 +61,11 @@ class NodeControlStub:
     ShowPlan: _grpc.UnaryUnaryMultiCallable[_node_pb2.ItemRequest, _node_pb2.Plan]
     ApprovePlan: _grpc.UnaryUnaryMultiCallable[_node_pb2.ActionRequest, _node_pb2.ActionReply]
     RejectPlan: _grpc.UnaryUnaryMultiCallable[_node_pb2.ActionRequest, _node_pb2.ActionReply]
+    ListRuns: _grpc.UnaryUnaryMultiCallable[_node_pb2.ListRequest, _node_pb2.RunList]
+    LeaveRun: _grpc.UnaryUnaryMultiCallable[_node_pb2.ActionRequest, _node_pb2.ActionReply]
+    HaltRuns: _grpc.UnaryUnaryMultiCallable[_node_pb2.ActionRequest, _node_pb2.ActionReply]
+    """Take part in nothing, and take part again; the key is empty."""
+    ResumeRuns: _grpc.UnaryUnaryMultiCallable[_node_pb2.ActionRequest, _node_pb2.ActionReply]
     ListModels: _grpc.UnaryUnaryMultiCallable[_node_pb2.ListRequest, _node_pb2.ModelList]
     ShowModel: _grpc.UnaryUnaryMultiCallable[_node_pb2.ItemRequest, _node_pb2.Model]
     AcceptModel: _grpc.UnaryUnaryMultiCallable[_node_pb2.ActionRequest, _node_pb2.ActionReply]
@@ -102,6 +107,11 @@ class NodeControlAsyncStub(NodeControlStub):
     ShowPlan: _aio.UnaryUnaryMultiCallable[_node_pb2.ItemRequest, _node_pb2.Plan]  # type: ignore[assignment]
     ApprovePlan: _aio.UnaryUnaryMultiCallable[_node_pb2.ActionRequest, _node_pb2.ActionReply]  # type: ignore[assignment]
     RejectPlan: _aio.UnaryUnaryMultiCallable[_node_pb2.ActionRequest, _node_pb2.ActionReply]  # type: ignore[assignment]
+    ListRuns: _aio.UnaryUnaryMultiCallable[_node_pb2.ListRequest, _node_pb2.RunList]  # type: ignore[assignment]
+    LeaveRun: _aio.UnaryUnaryMultiCallable[_node_pb2.ActionRequest, _node_pb2.ActionReply]  # type: ignore[assignment]
+    HaltRuns: _aio.UnaryUnaryMultiCallable[_node_pb2.ActionRequest, _node_pb2.ActionReply]  # type: ignore[assignment]
+    """Take part in nothing, and take part again; the key is empty."""
+    ResumeRuns: _aio.UnaryUnaryMultiCallable[_node_pb2.ActionRequest, _node_pb2.ActionReply]  # type: ignore[assignment]
     ListModels: _aio.UnaryUnaryMultiCallable[_node_pb2.ListRequest, _node_pb2.ModelList]  # type: ignore[assignment]
     ShowModel: _aio.UnaryUnaryMultiCallable[_node_pb2.ItemRequest, _node_pb2.Model]  # type: ignore[assignment]
     AcceptModel: _aio.UnaryUnaryMultiCallable[_node_pb2.ActionRequest, _node_pb2.ActionReply]  # type: ignore[assignment]
@@ -292,6 +302,35 @@ class NodeControlServicer(metaclass=_abc_1.ABCMeta):
 
     @_abc_1.abstractmethod
     def RejectPlan(
+        self,
+        request: _node_pb2.ActionRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_node_pb2.ActionReply, _abc.Awaitable[_node_pb2.ActionReply]]: ...
+
+    @_abc_1.abstractmethod
+    def ListRuns(
+        self,
+        request: _node_pb2.ListRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_node_pb2.RunList, _abc.Awaitable[_node_pb2.RunList]]: ...
+
+    @_abc_1.abstractmethod
+    def LeaveRun(
+        self,
+        request: _node_pb2.ActionRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_node_pb2.ActionReply, _abc.Awaitable[_node_pb2.ActionReply]]: ...
+
+    @_abc_1.abstractmethod
+    def HaltRuns(
+        self,
+        request: _node_pb2.ActionRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_node_pb2.ActionReply, _abc.Awaitable[_node_pb2.ActionReply]]:
+        """Take part in nothing, and take part again; the key is empty."""
+
+    @_abc_1.abstractmethod
+    def ResumeRuns(
         self,
         request: _node_pb2.ActionRequest,
         context: _ServicerContext,

@@ -38,6 +38,7 @@ class FederationView:
     task: str = ""
     certificate_expires: str = ""
     detail: str = ""
+    waits: str = ""
     warnings: tuple[str, ...] = ()
 
 

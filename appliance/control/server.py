@@ -22,6 +22,7 @@ from appliance.control.node_pb2_grpc import (
 )
 from appliance.control.operations import NodeOperations
 from appliance.control.peers import Custodians, Tickets
+from appliance.control.running import Running
 from appliance.control.socket_path import control_socket
 from appliance.control.views import (
     audit_message,
@@ -42,6 +43,7 @@ from appliance.governance import Governance
 from appliance.home import Home
 from appliance.labels.importing import ImportOptions
 from appliance.labels.table import DOUBTFUL, EMPTY
+from appliance.participation import Participation
 from appliance.pipeline.states import Event, State
 from appliance.settings import Settings
 from appliance.store import DatasetState, Decision, NodeState, ResultRow, ResultState
@@ -67,6 +69,7 @@ class NodeControl(NodeControlServicer):
         operations: the verbs of the running node.
         home: the node's home.
         custodians: who may see identities; None admits nobody.
+        participation: the custodian's word on runs; None makes one that wakes nobody.
     """
 
     def __init__(
@@ -78,6 +81,7 @@ class NodeControl(NodeControlServicer):
         operations: NodeOperations,
         home: Home,
         custodians: Custodians | None = None,
+        participation: Participation | None = None,
     ) -> None:
         self._state = state
         self._governance = governance
@@ -87,6 +91,7 @@ class NodeControl(NodeControlServicer):
         self._operations = operations
         self._home = home
         self._custody = Custody(state, audit, operations, custodians)
+        self._running = Running(state, participation or Participation(state, audit))
 
     @answering
     def GetStatus(self, request: pb.StatusRequest, context: grpc.ServicerContext) -> pb.Status:
@@ -120,6 +125,8 @@ class NodeControl(NodeControlServicer):
                 task=federation.task,
                 certificate_expires=federation.certificate_expires,
                 detail=federation.detail,
+                waits=federation.waits,
+                halted=self._state.runs.halted() is not None,
             ),
             stages=[timing_message(t) for t in self._state.stage_timings()],
             disk_free_bytes=shutil.disk_usage(self._home.root).free,
@@ -309,6 +316,7 @@ class NodeControl(NodeControlServicer):
         key = self._state.studies.resolve(request.key)
         row = self._operations.withdraw(key, reason=request.reason)
         self._audit.append(actor_of(context), "study.withdraw", key, {"reason": request.reason})
+        self._operations.wake()
         words = f"{key}: withdrawn, its files are erased for every later use"
         return pb.ActionReply(key=key, state=str(row.state), message=words)
 
@@ -411,13 +419,15 @@ class NodeControl(NodeControlServicer):
     def ListPlans(self, request: pb.ListRequest, context: grpc.ServicerContext) -> pb.PlanList:
         """Plans."""
         del request, context
-        return pb.PlanList(plans=[plan_message(p) for p in self._state.plans.select()])
+        rows = self._state.plans.select()
+        return pb.PlanList(plans=[plan_message(p, self._governance.amended(p)) for p in rows])
 
     @answering
     def ShowPlan(self, request: pb.ItemRequest, context: grpc.ServicerContext) -> pb.Plan:
         """One plan."""
         del context
-        return plan_message(self._state.plans.get(self._state.plans.resolve(request.key)))
+        row = self._state.plans.get(self._state.plans.resolve(request.key))
+        return plan_message(row, self._governance.amended(row))
 
     @answering
     def ApprovePlan(
@@ -438,6 +448,29 @@ class NodeControl(NodeControlServicer):
         row = self._governance.reject_plan(key, actor=actor_of(context), reason=request.reason)
         words = f"plan {row.name} is rejected"
         return pb.ActionReply(key=key, state=str(row.state), message=words)
+
+    @answering
+    def ListRuns(self, request: pb.ListRequest, context: grpc.ServicerContext) -> pb.RunList:
+        """Federated runs."""
+        del request, context
+        return self._running.runs()
+
+    @answering
+    def LeaveRun(self, request: pb.ActionRequest, context: grpc.ServicerContext) -> pb.ActionReply:
+        """Take no further part in a run."""
+        return self._running.leave(request, actor_of(context))
+
+    @answering
+    def HaltRuns(self, request: pb.ActionRequest, context: grpc.ServicerContext) -> pb.ActionReply:
+        """Take part in nothing."""
+        return self._running.halt(request, actor_of(context))
+
+    @answering
+    def ResumeRuns(
+        self, request: pb.ActionRequest, context: grpc.ServicerContext
+    ) -> pb.ActionReply:
+        """Take part again."""
+        return self._running.resume(request, actor_of(context))
 
     @answering
     def ListModels(self, request: pb.ListRequest, context: grpc.ServicerContext) -> pb.ModelList:

@@ -7,6 +7,7 @@ from pathlib import Path
 
 from appliance.control import node_pb2 as pb
 from appliance.control.operations import QcView
+from appliance.governance import plan_of
 from appliance.labels.importing import Imported
 from appliance.pipeline.states import WAY
 from appliance.store import (
@@ -23,6 +24,7 @@ from appliance.store import (
     StageTiming,
     StudyRow,
 )
+from federation.amendment import changes
 from federation.audit_chain import AuditEntry
 from federation.errors import FederationError
 from federation.plan import SignedPlan
@@ -123,8 +125,13 @@ def dataset_message(row: DatasetRow) -> pb.Dataset:
     )
 
 
-def plan_message(row: PlanRow) -> pb.Plan:
-    """A plan with the bytes that were signed; the signature is checked again here."""
+def plan_message(row: PlanRow, amended: PlanRow | None = None) -> pb.Plan:
+    """A plan with the bytes that were signed; the signature is checked again here.
+
+    Args:
+        row: the plan.
+        amended: the plan that it takes the place of in a run under way, or None.
+    """
     message = pb.Plan(
         hash=row.hash,
         name=row.name,
@@ -144,7 +151,11 @@ def plan_message(row: PlanRow) -> pb.Plan:
     message.signature_valid = signed.hash == row.hash
     message.canonical = signed.canonical.decode("utf-8")
     message.rounds = signed.plan.training.rounds
-    message.sends.extend(str(kind) for kind in signed.plan.sends)
+    message.sends.extend(signed.plan.update.leaving(signed.plan.sends))
+    message.amends = signed.plan.amends or ""
+    if amended is not None:
+        found = changes(plan_of(amended), signed.plan)
+        message.changes.extend(change.words for change in found)
     return message
 
 

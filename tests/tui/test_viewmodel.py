@@ -46,6 +46,20 @@ def test_header_says_stale_and_damaged() -> None:
     assert not viewmodel.is_stale(broken, 101.0)
 
 
+def test_what_ends_soon_is_a_banner_and_an_open_item() -> None:
+    warned = snapshot()
+    assert viewmodel.banner_words(warned) == ""
+    warned.status.warnings.append(
+        "this site's certificate ends in 12 days: run `clinode node check`"
+    )
+    assert viewmodel.banner_words(warned).startswith("WARNING: this site's certificate ends in 12")
+    assert viewmodel.open_items(warned)[0].name == "warning"
+    warned.status.warnings.append("the clock is wrong")
+    lines = list(plain_lines(warned, 101.0))
+    assert lines[1].startswith("WARNING 1 of 2: this site's certificate")
+    assert any("the clock is wrong" in line for line in lines)
+
+
 def test_header_before_the_first_answer_says_why() -> None:
     words = viewmodel.header_words(Snapshot(problem="no node is running"), 1.0)
     assert "no node is running" in words
@@ -99,6 +113,31 @@ def test_each_state_of_a_result_offers_what_a_person_may_do() -> None:
     }
     assert "commitment asked" in items["stored"].words
     assert mark("committed", plain=True).plain == "OK committed"
+
+
+def test_runs_can_be_left_and_all_be_halted() -> None:
+    runs = (pb.Run(run="r1", name="ms", state="taking part"), pb.Run(run="r2", state="left"))
+    everything, first, second = viewmodel.approvals(snapshot(runs=runs))
+    assert [verb for _, verb, _ in everything.verbs + first.verbs] == ["runs-halt", "run-leave"]
+    assert "does not know yet" in second.words
+    halted = snapshot(runs=runs)
+    halted.status.federation.halted = True
+    halted.status.federation.waits = "your `clinode run resume`"
+    assert [verb for _, verb, _ in viewmodel.approvals(halted)[0].verbs] == ["runs-resume"]
+    assert "HALTED" in viewmodel.header_words(halted, 101.0)
+    assert "runs" in [line.name for line in viewmodel.open_items(halted)]
+    shown = viewmodel.overview(halted)["Federation"]
+    assert any("run resume" in line.value for line in shown if line.name == "waits for")
+
+
+def test_an_amendment_says_what_it_changes() -> None:
+    changed = plan()
+    changed.amends = "cd" * 32
+    changed.changes.append("rounds 2 -> 5 (+3)")
+    (item,) = viewmodel.approvals(snapshot(plans=(changed,)))
+    assert "AMENDMENT of cdcdcdcdcdcd: rounds 2 -> 5 (+3)" in item.words
+    (line,) = viewmodel.open_items(snapshot(plans=(changed,)))
+    assert "rounds 2 -> 5" in line.value
 
 
 def test_detail_puts_the_reason_on_top() -> None:

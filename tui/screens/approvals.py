@@ -141,6 +141,10 @@ class PlanScreen(ModalScreen[None]):
         head = (
             f"SHA-256   {plan.hash}\nsigned by {plan.signer}\n"
             f"signature {'valid' if plan.signature_valid else 'INVALID'}\n"
-            f"leaves    {', '.join(plan.sends)}\n\n"
+            f"leaves    {', '.join(plan.sends)}\n"
         )
+        if plan.amends:
+            changed = "".join(f"  {change}\n" for change in plan.changes)
+            head += f"amends    {plan.amends}, exactly in\n{changed or '  nothing'}"
+        head += "\n"
         self.query_one("#lines", Static).update(literal(head + viewmodel.plan_text(plan)))

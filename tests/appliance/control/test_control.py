@@ -8,6 +8,7 @@ import stat
 from pathlib import Path
 
 import pytest
+from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 
 from appliance.control import node_pb2 as pb
 from appliance.control.client import ACTIONS, NodeClient
@@ -16,6 +17,7 @@ from appliance.control.socket_path import LONGEST_SOCKET_PATH, control_socket
 from appliance.errors import ControlError, NotAllowed, NotFound, NotRunning
 from federation.audit_chain import AuditChain
 from federation.fingerprint import Fingerprint
+from federation.plan import parse_plan, sign
 from tests.appliance.control.served import ACTOR, HELD, PATIENT, Served, key_of, serve
 
 
@@ -39,6 +41,7 @@ def test_every_call_has_a_method_of_the_client() -> None:
         "ReportDataset": "dataset_report",
         "ListPlans": "plans",
         "ShowPlan": "plan",
+        "ListRuns": "runs",
         "ListModels": "models",
         "ShowModel": "model",
         "ListResults": "results",
@@ -114,7 +117,7 @@ def test_study_actions_move_the_study_wake_the_node_and_are_audited(node: Served
         assert client.act("study-release", key_of(2), reason="looked at it").state == "registered"
         assert client.act("study-retry", key_of(3)).state == "deidentified"
         assert client.act("study-withdraw", key_of(1), reason="asked for").state == "withdrawn"
-    assert node.operations.woken == 2
+    assert node.operations.woken == 3
     (released,) = node.entries("study.release")
     assert (released.actor, released.object) == (ACTOR, key_of(2))
     assert released.detail == {"reason": "looked at it"}
@@ -323,3 +326,36 @@ def test_the_chain_goes_on_after_another_process_wrote(node: Served) -> None:
     with node.client() as client:
         client.create_dataset("second")
         assert client.verify_audit().entries == 5
+
+
+def test_runs_are_left_halted_and_resumed(node: Served) -> None:
+    node.state.runs.seen("run-0001", node.signed.hash)
+    node.state.runs.seen("run-0002", node.signed.hash)
+    with node.client() as client:
+        assert [(r.name, r.state) for r in client.runs().runs] == [
+            (node.signed.plan.name, "taking part")
+        ] * 2
+        assert "left for good" in client.act("run-leave", "run-0001", reason="vote").message
+        assert "halted since" in client.act("runs-halt", "", reason="audit").message
+        assert client.status().federation.halted
+        shown = {r.run: (r.state, r.reason) for r in client.runs().runs}
+        assert shown == {"run-0001": ("left", "vote"), "run-0002": ("halted", "audit")}
+        client.act("runs-resume", "")
+        assert not client.status().federation.halted
+        with pytest.raises(NotAllowed, match="nothing is halted"):
+            client.act("runs-resume", "")
+        with pytest.raises(NotFound):
+            client.act("run-leave", "run-0009")
+    said = [node.entries(action)[0].actor for action in ("run.left", "runs.halted", "runs.resumed")]
+    assert said == [ACTOR] * 3
+
+
+def test_an_amendment_is_shown_with_exactly_what_changes(node: Served) -> None:
+    document = node.signed.plan.model_dump(mode="json") | {"amends": node.signed.hash}
+    document["training"]["rounds"] += 3
+    changed = sign(parse_plan(document), Ed25519PrivateKey.generate())
+    node.governance.offer_plan(changed)
+    with node.client() as client:
+        plan = client.plan(changed.hash)
+        assert (plan.amends, list(plan.changes)) == (node.signed.hash, ["rounds 2 -> 5 (+3)"])
+        assert not client.plan(node.signed.hash).amends
