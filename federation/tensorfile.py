@@ -9,9 +9,10 @@ from __future__ import annotations
 
 import json
 import math
+import mmap
 import os
 import struct
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Final
@@ -103,6 +104,70 @@ class TensorFile:
         mode: Any = "r+" if writable else "r"
         offset = len(self.header) + spec.begin
         return np.memmap(self.path, dtype, mode, offset, (spec.count,))
+
+
+@dataclass(frozen=True, slots=True)
+class Run:
+    """Numbers of one type that lie side by side in each of several files.
+
+    Attributes:
+        dtype: safetensors' name of the type.
+        count: how many.
+        names: the tensors that they are, in order, each with its number of elements.
+        offsets: the first one's byte in each file.
+    """
+
+    dtype: str
+    count: int
+    names: tuple[tuple[str, int], ...]
+    offsets: tuple[int, ...]
+
+    @property
+    def floating(self) -> bool:
+        """Whether they are floating-point numbers."""
+        return self.dtype.startswith("F")
+
+    def name_at(self, index: int) -> str:
+        """The tensor that an element belongs to."""
+        for name, count in self.names:
+            if index < count:
+                return name
+            index -= count
+        raise IndexError("an element behind the run's end")
+
+    @property
+    def numpy(self) -> np.dtype[Any]:
+        """The type as NumPy has it."""
+        return np.dtype(_DTYPES[self.dtype])
+
+
+def runs(files: Sequence[TensorFile]) -> list[Run]:
+    """Files of equal layout cut into as few runs as their tensors' places allow.
+
+    Args:
+        files: the order of the result is the first one's.
+    """
+    found: list[tuple[str, list[tuple[str, int]], tuple[int, ...]]] = []
+    nexts: tuple[int, ...] = ()
+    for name, spec in files[0].tensors.items():
+        if not spec.count:
+            continue
+        offsets = tuple(len(file.header) + file.tensors[name].begin for file in files)
+        if found and found[-1][0] == spec.dtype and offsets == nexts:
+            found[-1][1].append((name, spec.count))
+        else:
+            found.append((spec.dtype, [(name, spec.count)], offsets))
+        nexts = tuple(offset + spec.end - spec.begin for offset in offsets)
+    return [
+        Run(dtype, sum(count for _, count in names), tuple(names), offsets)
+        for dtype, names, offsets in found
+    ]
+
+
+def mapped(file: TensorFile) -> mmap.mmap:
+    """The whole file, read-only; its views keep it open."""
+    with file.path.open("rb") as stream:
+        return mmap.mmap(stream.fileno(), 0, access=mmap.ACCESS_READ)
 
 
 def blocks(count: int) -> Iterator[slice]:

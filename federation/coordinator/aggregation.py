@@ -10,30 +10,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from federation.coordinator.objects import ObjectStore
-from federation.coordinator.schema import TaskRow
-from federation.coordinator.states import TaskState
 from federation.strategies.fedavg import WeightedUpdate, fedavg
-
-
-def weighted_updates(
-    tasks: Sequence[TaskRow], objects: ObjectStore, weight_cap: int
-) -> list[WeightedUpdate]:
-    """The updates of the training tasks that are done, each with its site's weight.
-
-    Args:
-        tasks: the newest training task of each site.
-        objects: where the updates lie.
-        weight_cap: the largest weight (training cases) that counts.
-    """
-    return [
-        WeightedUpdate(
-            task.site,
-            float(min(int(task.report["cases"]), weight_cap)),
-            objects.path(str(task.report["update"])),
-        )
-        for task in tasks
-        if task.state is TaskState.DONE and task.report is not None
-    ]
 
 
 def new_global_model(
@@ -52,5 +29,4 @@ def new_global_model(
     Raises:
         UpdateRefused: no update, a weight that is not positive, or two of one site.
     """
-    fedavg(updates, out)
-    return objects.adopt(out)
+    return objects.adopt(out, fedavg(updates, out))

@@ -334,8 +334,7 @@ class Rounds(Steps):
             for u in updates
         ]
         base = objects.path(str(models[current.number - 1].weights_sha256))
-        fold_deltas(base, deltas, out)
-        return objects.adopt(out)
+        return objects.adopt(out, fold_deltas(base, deltas, out))
 
     def evaluate(
         self, change: Change, run: RunRow, current: RoundRow, splits: Sequence[str]

@@ -14,11 +14,15 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
+from numpy.typing import NDArray
 
+from federation.chunks import ChunkList
 from federation.errors import UpdateRefused
-from federation.tensorfile import TensorFile, blocks, create_like, open_tensors
+from federation.strategies.folding import Fold, write_folded
+from federation.tensorfile import open_tensors
 
 
 @dataclass(frozen=True, slots=True)
@@ -41,13 +45,16 @@ class DeltaUpdate:
     reference: Path
 
 
-def fold_deltas(base: Path, updates: Sequence[DeltaUpdate], out: Path) -> None:
+def fold_deltas(base: Path, updates: Sequence[DeltaUpdate], out: Path) -> ChunkList:
     """Write the model that ``updates`` make of ``base`` to ``out``.
 
     Args:
         base: the present global model, safetensors.
         updates: at least one; same tensors, shapes and types in each and in each reference.
         out: the new file.
+
+    Returns:
+        The new file's chunks.
 
     Raises:
         UpdateRefused: no update, a weight that is not positive, or one update twice.
@@ -59,34 +66,20 @@ def fold_deltas(base: Path, updates: Sequence[DeltaUpdate], out: Path) -> None:
         raise UpdateRefused("an update is there twice")
     if not all(update.weight > 0 for update in ordered):
         raise UpdateRefused("every weight must be positive")
-    present = open_tensors(base)
-    pairs = [(open_tensors(update.path), open_tensors(update.reference)) for update in ordered]
     total = float(sum(update.weight for update in ordered))
     shares = [update.weight / total for update in ordered]
-    target = create_like(present, out)
-    for name, spec in target.tensors.items():
-        result = target.flat(name, writable=True)
-        if spec.floating:
-            _fold(present, pairs, shares, (name, result))
-        else:
-            sources = [present, *(update for update, _ in pairs)]
-            for part in blocks(result.size):
-                result[part] = np.maximum.reduce([file.flat(name)[part] for file in sources])
-        if isinstance(result, np.memmap):
-            result.flush()
 
+    def _sums(
+        parts: Sequence[NDArray[Any]], into: NDArray[np.float64], spare: NDArray[np.float64]
+    ) -> None:
+        into[:] = parts[0]
+        for update, reference, share in zip(parts[1::2], parts[2::2], shares, strict=True):
+            np.subtract(update, reference, out=spare, dtype=np.float64)
+            np.multiply(spare, share, out=spare)
+            np.add(into, spare, out=into)
 
-def _fold(
-    present: TensorFile,
-    pairs: Sequence[tuple[TensorFile, TensorFile]],
-    shares: Sequence[float],
-    into: tuple[str, np.ndarray],
-) -> None:
-    name, result = into
-    base = present.flat(name)
-    sources = [(update.flat(name), reference.flat(name)) for update, reference in pairs]
-    for part in blocks(result.size):
-        total = base[part].astype(np.float64)
-        for (update, reference), share in zip(sources, shares, strict=True):
-            total += share * (update[part].astype(np.float64) - reference[part].astype(np.float64))
-        result[part] = total.astype(result.dtype)
+    files = [open_tensors(base)]
+    for update in ordered:
+        files += [open_tensors(update.path), open_tensors(update.reference)]
+    newest = [0, *range(1, len(files), 2)]
+    return write_folded(files, Fold(_sums, newest), out)

@@ -11,11 +11,15 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
+from numpy.typing import NDArray
 
+from federation.chunks import ChunkList
 from federation.errors import UpdateRefused
-from federation.tensorfile import TensorFile, blocks, create_like, open_tensors
+from federation.strategies.folding import Fold, write_folded
+from federation.tensorfile import open_tensors
 
 
 @dataclass(frozen=True, slots=True)
@@ -33,13 +37,16 @@ class WeightedUpdate:
     path: Path
 
 
-def fedavg(updates: Sequence[WeightedUpdate], out: Path) -> None:
+def fedavg(updates: Sequence[WeightedUpdate], out: Path) -> ChunkList:
     """Write the weighted mean of ``updates`` to ``out``.
 
     Args:
         updates: at least one; same tensors, shapes and types in each (checked before, by
             :mod:`federation.coordinator.update_check`).
         out: the new file.
+
+    Returns:
+        The new file's chunks.
 
     Raises:
         UpdateRefused: no update, a weight that is not positive, or two of one site.
@@ -51,35 +58,18 @@ def fedavg(updates: Sequence[WeightedUpdate], out: Path) -> None:
         raise UpdateRefused("a site's update is there twice")
     if not all(update.weight > 0 for update in ordered):
         raise UpdateRefused("every weight must be positive")
-    files = [open_tensors(update.path) for update in ordered]
-    target = create_like(files[0], out)
     total = float(sum(update.weight for update in ordered))
     shares = [update.weight / total for update in ordered]
-    for name, spec in target.tensors.items():
-        (_average if spec.floating else _newest)(files, shares, target, name)
 
+    def _sums(
+        parts: Sequence[NDArray[Any]], into: NDArray[np.float64], spare: NDArray[np.float64]
+    ) -> None:
+        into[:] = parts[0]
+        into *= shares[0]
+        for part, share in zip(parts[1:], shares[1:], strict=True):
+            spare[:] = part
+            spare *= share
+            into += spare
 
-def _average(
-    files: Sequence[TensorFile], shares: Sequence[float], target: TensorFile, name: str
-) -> None:
-    sources = [file.flat(name) for file in files]
-    result = target.flat(name, writable=True)
-    for part in blocks(result.size):
-        total = np.zeros(part.stop - part.start, np.float64)
-        for source, share in zip(sources, shares, strict=True):
-            total += share * source[part].astype(np.float64)
-        result[part] = total.astype(result.dtype)
-    if isinstance(result, np.memmap):
-        result.flush()
-
-
-def _newest(files: Sequence[TensorFile], _: Sequence[float], target: TensorFile, name: str) -> None:
-    sources = [file.flat(name) for file in files]
-    result = target.flat(name, writable=True)
-    for part in blocks(result.size):
-        newest = sources[0][part]
-        for source in sources[1:]:
-            newest = np.maximum(newest, source[part])
-        result[part] = newest
-    if isinstance(result, np.memmap):
-        result.flush()
+    files = [open_tensors(update.path) for update in ordered]
+    return write_folded(files, Fold(_sums, range(len(files))), out)

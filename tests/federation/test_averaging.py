@@ -12,6 +12,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from safetensors.numpy import load_file, save_file
 
+from federation.chunks import CHUNK_BYTES, ChunkList
 from federation.coordinator.update_check import check_update, check_weight
 from federation.errors import TensorFileRefused, UpdateRefused
 from federation.strategies.fedavg import WeightedUpdate, fedavg
@@ -75,6 +76,57 @@ def test_large_tensor_goes_through_several_blocks(tmp_path: Path) -> None:
         tmp_path / "out",
     )
     assert np.all(load_file(tmp_path / "out")["w"] == np.float32(0.75))
+
+
+@pytest.mark.parametrize("cores", [1, 4])
+def test_model_of_several_chunks_is_exact_to_the_bit(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, cores: int
+) -> None:
+    monkeypatch.setattr("federation.strategies.folding.CORES", cores)
+    random = np.random.default_rng(5)
+    count = CHUNK_BYTES // 4 + 1001
+    # An odd number of bytes before the wide numbers: elements lie across the chunks' edges.
+    layout = {
+        "a": {"dtype": "U8", "shape": [3], "data_offsets": [0, 3]},
+        "b": {"dtype": "F32", "shape": [count], "data_offsets": [3, 3 + 4 * count]},
+        "c": {"dtype": "F64", "shape": [count], "data_offsets": [3 + 4 * count, 3 + 12 * count]},
+    }
+    updates, narrow, wide = [], [], []
+    for index in range(3):
+        narrow.append(random.normal(size=count).astype(np.float32))
+        wide.append(random.normal(size=count))
+        data = bytes([index, 9 - index, 5]) + narrow[-1].tobytes() + wide[-1].tobytes()
+        path = _file(tmp_path / f"{index}", {"__metadata__": {"who": f"{index}"}, **layout}, data)
+        updates.append(WeightedUpdate(f"s{index}", index + 1.0, path))
+    chunks = fedavg(updates, tmp_path / "out")
+    assert chunks == ChunkList.of_file(tmp_path / "out")
+    assert chunks.count > 2
+    assert b"who" not in (tmp_path / "out").read_bytes()[:2000]
+    got = load_file(tmp_path / "out")
+    shares = [(index + 1.0) / 6.0 for index in range(3)]
+    for name, values in (("b", narrow), ("c", wide)):
+        total = values[0].astype(np.float64) * shares[0]
+        for value, share in zip(values[1:], shares[1:], strict=True):
+            total += value.astype(np.float64) * share
+        assert np.array_equal(got[name], total.astype(values[0].dtype))
+    assert got["a"].tolist() == [2, 9, 5]
+
+
+def test_norms_of_extreme_numbers(tmp_path: Path) -> None:
+    count = 20_000
+    save_file({"w": np.zeros(count, np.float32), "v": np.zeros(5, np.float16)}, tmp_path / "model")
+    large = np.full(count, 1e25, np.float32)
+    save_file({"w": large, "v": np.full(5, 60_000, np.float16)}, tmp_path / "update")
+    facts = check_update(tmp_path / "update", tmp_path / "model", norm_ratio=1e30)
+    assert facts.norm == pytest.approx(1e25 * np.sqrt(count))
+    save_file({"w": large * 0, "v": np.full(5, 60_000, np.float16)}, tmp_path / "update")
+    facts = check_update(tmp_path / "update", tmp_path / "model", norm_ratio=1e6)
+    assert facts.norm == pytest.approx(60_000 * np.sqrt(5), rel=1e-3)
+    spoiled = np.zeros(count, np.float32)
+    spoiled[count - 1] = np.nan
+    save_file({"w": spoiled, "v": np.zeros(5, np.float16)}, tmp_path / "update")
+    with pytest.raises(UpdateRefused, match="tensor w holds NaN"):
+        check_update(tmp_path / "update", tmp_path / "model")
 
 
 def test_averaging_refuses_nonsense(tmp_path: Path) -> None:
