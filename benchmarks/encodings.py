@@ -215,12 +215,14 @@ def _sd(values: list[float]) -> float:
 
 
 def _larger(folder: Path) -> tuple[Path, Path]:
-    """A model of about 19 MB and an update of it, really trained for a round."""
+    """A larger model and an update of it, of the third round of a real training."""
     plan = plan_of(1, (32, 64, 128, 256))
     cases = cohort(folder / "cases", plan, 1)
     network = initialise(plan)
-    save_weights(network, folder / "model")
-    train_round(network, plan, cases, 0, state=None)
+    state: SiteState | None = None
+    for number in range(3):
+        save_weights(network, folder / "model")
+        state = train_round(network, plan, cases, number, state=state).state
     save_weights(network, folder / "trained")
     return folder / "model", folder / "trained"
 
@@ -291,13 +293,15 @@ def block_table(model: Path, trained: Path) -> str:
 def main() -> int:
     """Print the tables."""
     parser = argparse.ArgumentParser(prog="python -m benchmarks.encodings")
-    parser.add_argument("--seeds", type=int, default=len(SEEDS), help="how many of the seeds")
+    parser.add_argument("--seeds", type=int, default=len(SEEDS), help="trainings of each; 0: none")
     chosen = SEEDS[: parser.parse_args().seeds]
     torch.set_num_threads(1)
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
         print(speed_table(folder))
         print(block_table(folder / "model", folder / "trained"))
+    if not chosen:
+        return 0
     print(f"{SITES} sites, {ROUNDS} rounds, {len(chosen)} seeds:\n")
     print(learning_table(chosen))
     return 0
