@@ -91,9 +91,8 @@ def _words_while_down(
 ) -> tuple[float | None, str]:
     """When `run show` first says that the site is not heard; None where it does not."""
     while now() < until:
-        sites = rig.view(run_id).get("sites", ())
-        words = next((str(s.get("contact", "")) for s in sites if s["site"] == "site-a"), "")
-        if "not heard" in words:
+        words = str(rig.view(run_id).get("attention", ""))
+        if "site-a silent" in words:
             return now() - began, words
         time.sleep(0.1)
     return None, ""

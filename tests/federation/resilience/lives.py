@@ -217,7 +217,8 @@ class ScriptedSite(FakeSite):
                     stream.write(f"{job.plan.name} {job.round + 1}\n")
                 if planned.get("never"):
                     signal.pause()
-                time.sleep(planned.get("seconds", 0.0))
+                # Not time.sleep: libfaketime breaks its clock_nanosleep(2).
+                threading.Event().wait(planned.get("seconds", 0.0))
                 self.spoil = planned.get("spoil", "")
                 if self.spoil == "words":
                     raise SiteFailed("CUDA out of memory: 80 MiB more were asked for")
@@ -267,11 +268,25 @@ def agent(config: Config) -> None:
     kind = PreparedSite if config.get("trainer") == "real" else ScriptedSite
     site = kind(config["name"], folder, cases=config["cases"])
     while not stop.is_set():
+        made = _agent(config, site, trace)
+        watch = threading.Thread(target=_tell, args=(made, trace, stop), daemon=True)
+        watch.start()
         try:
-            _agent(config, site, trace).run(stop)
+            made.run(stop)
         except FederationError as error:
             trace.line(f"words {type(error).__name__}: {error}")
             stop.wait(1.0)
+
+
+def _tell(agent: SiteAgent, trace: Trace, stop: threading.Event) -> None:
+    """Trace what the node's status says, whenever it says something new."""
+    told = ""
+    while not stop.wait(0.2):
+        status = agent.status
+        words = "; ".join(w for w in (status.words, status.clock_words, status.waits) if w)
+        if words != told:
+            trace.line(f"words {words}")
+            told = words
 
 
 def _agent(config: Config, site: ScriptedSite, trace: Trace) -> SiteAgent:

@@ -6,8 +6,6 @@ import os
 import subprocess
 from pathlib import Path
 
-MEBIBYTE = 1 << 20
-
 
 def why_not(folder: Path) -> str:
     """Why nothing can be mounted here, in words; empty where it can."""
@@ -49,14 +47,14 @@ class Volume:
     def fill(self, leave: int = 0) -> None:
         """Take all room but ``leave`` bytes."""
         with (self.path / "ballast").open("ab") as stream:
-            piece = bytes(MEBIBYTE)
-            try:
-                while (left := self.free - leave) > 0:
-                    stream.write(piece[: min(left, MEBIBYTE)])
-                    stream.flush()
-            except OSError:
-                # Full: that is what was asked for. Closing must not try to write again.
-                return
+            length = stream.tell()
+            while (left := self.free - leave) > 0:
+                try:
+                    os.posix_fallocate(stream.fileno(), length, left)
+                except OSError:
+                    # Somebody took room meanwhile: ask again for what is left.
+                    continue
+                length += left
 
     def room(self) -> None:
         """Give the room back."""
