@@ -60,6 +60,12 @@ def node() -> FakeNode:
     return FakeNode(snapshot(plans=(plan(),), studies=studies()))
 
 
+def warned(words: str) -> FakeNode:
+    made = node()
+    made.snapshot.status.warnings.append(words)
+    return made
+
+
 Steps = Callable[[ClinodeApp, Pilot[None]], Awaitable[None]]
 
 
@@ -228,3 +234,20 @@ def test_no_node_at_all_says_what_to_do() -> None:
         await until(pilot, lambda: "no node is running" in text_of(app))
 
     drive(FakeNode(Snapshot(), away=True), steps)
+
+
+@pytest.mark.parametrize("size", SIZES)
+def test_a_banner_on_every_screen_while_something_ends_soon(size: tuple[int, int]) -> None:
+    async def steps(app: ClinodeApp, pilot: Pilot[None]) -> None:
+        for key in ("1", "2", "3"):
+            await pilot.press(key)
+            await pilot.pause()
+            banner = app.screen.query_one("#banner", Static)
+            assert banner.display
+            assert "ends in 3 days [" in str(banner.render())
+            assert 1 <= banner.size.height <= 3
+        app.source.snapshot.status.ClearField("warnings")  # type: ignore[attr-defined]
+        app.look_now()
+        await until(pilot, lambda: not app.screen.query_one("#banner", Static).display)
+
+    drive(warned("this site's certificate ends in 3 days [x]" + " and more" * 30), steps, size)

@@ -49,9 +49,7 @@ def test_header_says_stale_and_damaged() -> None:
 def test_what_ends_soon_is_a_banner_and_an_open_item() -> None:
     warned = snapshot()
     assert viewmodel.banner_words(warned) == ""
-    warned.status.warnings.append(
-        "this site's certificate ends in 12 days: run `clinode node check`"
-    )
+    warned.status.warnings.append("this site's certificate ends in 12 days: look")
     assert viewmodel.banner_words(warned).startswith("WARNING: this site's certificate ends in 12")
     assert viewmodel.open_items(warned)[0].name == "warning"
     warned.status.warnings.append("the clock is wrong")

@@ -51,8 +51,8 @@ class NodeScreen(Screen[None]):
         header.update(literal(words))
         header.set_class(viewmodel.is_stale(snapshot, now), "stale")
         warned = viewmodel.banner_words(snapshot)
-        banner = self.query_one("#banner", Static)
-        banner.update(literal(warned))
-        banner.set_class(not warned, "hidden")
+        for banner in self.query("#banner").results(Static):
+            banner.update(literal(warned))
+            banner.set_class(not warned, "hidden")
         if snapshot.taken is not None:
             self.show(snapshot)

@@ -164,6 +164,13 @@ def test_what_fails_ends_with_one_sentence_and_1(
     assert words in said.sentence
 
 
+def test_status_begins_with_what_ends_soon(node: Served, run: Run) -> None:
+    node.operations.warnings = ("this site's certificate ends in 12 days",)
+    said = run("node", "status")
+    assert said.out.startswith("WARNING: this site's certificate ends in 12 days\n\n")
+    assert "12 days" in json.loads(run("node", "status", "--json").out)["warnings"][0]
+
+
 def test_no_node_running_says_how_to_start_it(run: Run) -> None:
     said = run("study", "list")
     assert said.code == 1

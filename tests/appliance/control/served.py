@@ -68,12 +68,15 @@ class InMemoryOperations:
     down: bool = False
     broken: bool = False
     woken: int = 0
+    warnings: tuple[str, ...] = ()
 
     def components(self) -> Sequence[ComponentView]:
         return [ComponentView("receiver", "running", "CLINODE at 127.0.0.1:11112", "now")]
 
     def federation(self) -> FederationView:
-        return FederationView("connected", "127.0.0.1:8442", run="run-1", round=3, rounds=12)
+        return FederationView(
+            "connected", "127.0.0.1:8442", run="run-1", round=3, rounds=12, warnings=self.warnings
+        )
 
     def echo(self, pacs: str) -> EchoView:
         if pacs not in ("", "main"):
