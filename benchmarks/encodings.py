@@ -8,11 +8,13 @@ The cohort is synthetic: lesions that only both channels together tell from mimi
 from __future__ import annotations
 
 import argparse
+import multiprocessing
 import statistics
 import sys
 import tempfile
 import time
 from collections.abc import Iterator
+from concurrent.futures import ProcessPoolExecutor
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Final
@@ -181,13 +183,22 @@ def _scores(network: nn.Module, plan: Plan, sites: list[PreparedFolder]) -> Iter
             yield evaluate_case(network, cases.case(entry), plan).scores["dice"]
 
 
-def learning_table(seeds: tuple[int, ...]) -> str:
+def train_all(seed: int) -> list[Outcome]:
+    """One training per way, all from the same first weights on the same cases."""
+    torch.set_num_threads(1)
+    outcomes = []
+    for way in WAYS:
+        with tempfile.TemporaryDirectory() as name:
+            outcomes.append(train(way, seed, Path(name)))
+    return outcomes
+
+
+def learning_table(seeds: tuple[int, ...], workers: int) -> str:
     """Dice and bytes per way, over the seeds."""
-    found: dict[str, list[Outcome]] = {way.name: [] for way in WAYS}
-    for seed in seeds:
-        for way in WAYS:
-            with tempfile.TemporaryDirectory() as name:
-                found[way.name].append(train(way, seed, Path(name)))
+    context = multiprocessing.get_context("spawn")
+    with ProcessPoolExecutor(workers, mp_context=context) as pool:
+        per_seed = list(pool.map(train_all, seeds))
+    found = {way.name: [each[at] for each in per_seed] for at, way in enumerate(WAYS)}
     base = found["fp32"]
     full = statistics.fmean(sum(o.plain) for o in base)
     rows = []
@@ -294,7 +305,9 @@ def main() -> int:
     """Print the tables."""
     parser = argparse.ArgumentParser(prog="python -m benchmarks.encodings")
     parser.add_argument("--seeds", type=int, default=len(SEEDS), help="trainings of each; 0: none")
-    chosen = SEEDS[: parser.parse_args().seeds]
+    parser.add_argument("--workers", type=int, default=2, help="trainings at once")
+    given = parser.parse_args()
+    chosen = SEEDS[: given.seeds]
     torch.set_num_threads(1)
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
@@ -303,7 +316,7 @@ def main() -> int:
     if not chosen:
         return 0
     print(f"{SITES} sites, {ROUNDS} rounds, {len(chosen)} seeds:\n")
-    print(learning_table(chosen))
+    print(learning_table(chosen, given.workers))
     return 0
 
 
