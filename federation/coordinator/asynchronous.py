@@ -74,8 +74,10 @@ class BufferedRounds(Rounds):
         )
         verdict = buffer_verdict(facts)
         if verdict is Verdict.GO_ON:
-            with self._store.change() as change:
+            with self._change(run) as change:
                 self._fold_into(change, run, current, buffered[: strategy.buffer_size])
+                if current.number >= self.plan(run).plan.training.rounds:
+                    change.expire(tasks, "the run's last model is being made")
                 change.round(current, RoundState.AGGREGATING, trained_at=change.now)
             return True
         if verdict is Verdict.FAIL:
@@ -98,7 +100,7 @@ class BufferedRounds(Rounds):
         if not free:
             return False
         before = self._store.rounds(run.run_id)[-2]
-        with self._store.change() as change:
+        with self._change(run) as change:
             for site in free:
                 mine = [task for task in tasks if task.site == site]
                 attempt = 1 + sum(task.round == current.number for task in mine)

@@ -17,7 +17,7 @@ from federation.coordinator.rounds import Rounds
 from federation.coordinator.schema import RunRow
 from federation.coordinator.states import TASK_ENDS, RoundState, RunState, TaskState
 from federation.coordinator.steps import ACTIVE as ACTIVE
-from federation.coordinator.steps import RECALLED, Steps, parts_of, reasons
+from federation.coordinator.steps import RECALLED, Overtaken, Steps, parts_of, reasons
 from federation.coordinator.steps import EngineParts as EngineParts
 from federation.coordinator.steps import Initialiser as Initialiser
 from federation.coordinator.store import Change
@@ -84,13 +84,18 @@ class Engine(Steps):
         moved = False
         for run in self._store.runs(ACTIVE):
             try:
-                moved |= self._advance(run)
-            except FederationError as error:
-                self.fail(run, str(error))
+                moved |= self._attempt(run)
+            except Overtaken:
                 moved = True
             except Exception as error:  # edge: one run's trouble must not stop the others
                 self._stumbled(run, error)
         return moved
+
+    def _attempt(self, run: RunRow) -> bool:
+        try:
+            return self._advance(run)
+        except FederationError as error:
+            return self.fail(run, str(error))
 
     def _stumbled(self, run: RunRow, error: Exception) -> None:
         """A step failed for a reason that may pass (a full disk, a busy file): say so, try on."""
@@ -123,7 +128,7 @@ class Engine(Steps):
         self._parts.initialiser(signed, out, self._parts.work / f"{run.run_id}-initialise")
         sha256, size = self._parts.objects.adopt(out)
         manifest = manifest_for(signed.plan, 0, (sha256, size), ())
-        with self._store.change() as change:
+        with self._change(run) as change:
             change.add_round(
                 run.run_id,
                 0,
@@ -149,7 +154,7 @@ class Engine(Steps):
         undecided = sum(part.undecided for part in parts)
         minimum = strategy.minimum_sites
         if joined >= minimum and run.quorum_at is None:
-            with self._store.change() as change:
+            with self._change(run) as change:
                 change.set("runs", {"run_id": run.run_id}, {"quorum_at": change.now})
             return True
         waited = self._seconds_since(run.quorum_at)
@@ -165,7 +170,7 @@ class Engine(Steps):
 
     def _take_turn(self, run: RunRow) -> bool:
         """Start a run that has its quorum, or go on with one, where it is its turn."""
-        with self._store.change() as change:
+        with self._change(run) as change:
             starts = may_start(run.run_id, waiting(self._store), self._parts.slots)
             if not starts and run.state is RunState.QUEUED:
                 return False
@@ -232,7 +237,7 @@ class Engine(Steps):
         raw = manifest.to_json()
         body = publish_body(self._parts.objects.put_bytes(raw), len(raw), last)
         self._parts.records.model_made(run, manifest)
-        with self._store.change() as change:
+        with self._change(run) as change:
             if self._store.plans(run.run_id)[-1].offered_at is None:
                 # An amendment came meanwhile: there are further rounds.
                 return True
@@ -248,7 +253,7 @@ class Engine(Steps):
         tasks = self._store.tasks(run.run_id, kind="publish")
         if any(task.state not in TASK_ENDS for task in tasks):
             return False
-        with self._store.change() as change:
+        with self._change(run) as change:
             change.expire(self._open(run.run_id), "the run finished without it")
             change.run(run.run_id, RunState.FINISHED)
         self._audit(run, "run.finished")

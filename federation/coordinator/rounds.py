@@ -77,7 +77,7 @@ class Rounds(Steps):
         if verdict is not Verdict.GO_ON:
             return verdict is Verdict.FAIL
         strategy = self.plan(run).plan.strategy
-        with self._store.change() as change:
+        with self._change(run) as change:
             if run.words:
                 change.set("runs", {"run_id": run.run_id}, {"words": ""})
             change.add_round(
@@ -135,7 +135,7 @@ class Rounds(Steps):
             if part.state in (PartState.JOINED, PartState.INVITED)
         ]
         number = before.number + 1
-        with self._store.change() as change:
+        with self._change(run) as change:
             fields = {"plan_hash": waiting.plan_hash, "signed_plan": waiting.signed_plan}
             change.set("runs", {"run_id": run.run_id}, fields)
             key = {"run_id": run.run_id, "number": waiting.number}
@@ -207,7 +207,7 @@ class Rounds(Steps):
     def _fix(self, run: RunRow, current: RoundRow) -> bool:
         """Fix the round's set: the updates that have come, also those of earlier rounds."""
         keep = self.plan(run).plan.strategy.late_updates == "keep"
-        with self._store.change() as change:
+        with self._change(run) as change:
             lapsed = [
                 task
                 for task in self._store.tasks(run.run_id, kind="train")
@@ -236,7 +236,7 @@ class Rounds(Steps):
             change.set("updates", key, fields)
 
     def _extend(self, run: RunRow, current: RoundRow, words: str) -> bool:
-        with self._store.change() as change:
+        with self._change(run) as change:
             key = {"run_id": run.run_id, "number": current.number}
             change.set("rounds", key, {"deadline": self._deadline(run), "words": words})
         if (run.run_id, current.number) not in self._extended:
@@ -248,7 +248,7 @@ class Rounds(Steps):
         before = self._store.rounds(run.run_id)[-2]
         attempt = current.attempt + 1
         asked = {task.site: task for task in newest}
-        with self._store.change() as change:
+        with self._change(run) as change:
             key = {"run_id": run.run_id, "number": current.number}
             fields = {"attempt": attempt, "deadline": self._deadline(run)}
             change.set("rounds", key, fields)
@@ -282,7 +282,7 @@ class Rounds(Steps):
             "aggregate_s": seconds,
         }
         splits = splits_due(current.number, plan.evaluation.every, plan.training.rounds)
-        with self._store.change() as change:
+        with self._change(run) as change:
             change.set("rounds", {"run_id": run.run_id, "number": current.number}, fields)
             if splits:
                 fresh = with_weights(current, sha256, size)
@@ -349,7 +349,7 @@ class Rounds(Steps):
         tasks = newest_per_site(self._store.tasks(run.run_id, current.number, "evaluate"))
         if not self._late(current) and any(task.state not in TASK_ENDS for task in tasks):
             return False
-        with self._store.change() as change:
+        with self._change(run) as change:
             missing = change.expire(tasks, "the evaluation's deadline passed")
             words = f"{missing} sites did not evaluate in time" if missing else current.words
             change.round(current, RoundState.CLOSED, words=words)

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from datetime import timedelta
 from pathlib import Path
@@ -88,6 +89,10 @@ def reasons(parts: Sequence[Part]) -> str:
     return f" ({told})" if told else ""
 
 
+class Overtaken(Exception):
+    """Somebody stopped, paused or changed the run while a step was being taken: look again."""
+
+
 class Steps:
     """Base of the engine's parts.
 
@@ -106,9 +111,23 @@ class Steps:
             self._plans[run.plan_hash] = SignedPlan.from_json(run.signed_plan)
         return self._plans[run.plan_hash]
 
+    @contextmanager
+    def _change(self, run: RunRow) -> Iterator[Change]:
+        """A transaction of a step that was decided on ``run`` as it was read.
+
+        Raises:
+            Overtaken: the run is in another state, or under another plan, by now.
+        """
+        with self._store.change() as change:
+            sql = "SELECT state, plan_hash FROM runs WHERE run_id = ?"
+            row = change.execute(sql, (run.run_id,)).fetchone()
+            if (row["state"], row["plan_hash"]) != (run.state.value, run.plan_hash):
+                raise Overtaken
+            yield change
+
     def fail(self, run: RunRow, words: str) -> bool:
         """End a run in words; its tasks are free at once."""
-        with self._store.change() as change:
+        with self._change(run) as change:
             change.expire(self._open(run.run_id), f"the run failed: {words}"[:300])
             change.run(run.run_id, RunState.FAILED, words=words)
         self._audit(run, "run.failed", {"words": words})
@@ -119,7 +138,7 @@ class Steps:
         """Tell why a run stands still; gives whether that is new."""
         if run.words == words:
             return False
-        with self._store.change() as change:
+        with self._change(run) as change:
             change.set("runs", {"run_id": run.run_id}, {"words": words})
         return True
 

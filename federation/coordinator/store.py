@@ -279,7 +279,8 @@ class Store:
         """
         rows = self._rows(
             "SELECT tasks.* FROM tasks JOIN runs USING (run_id) WHERE site = ?"
-            " AND tasks.state IN ('open', 'taken') AND runs.state != 'paused'"
+            " AND tasks.state IN ('open', 'taken')"
+            " AND runs.state NOT IN ('paused', 'finished', 'stopped', 'failed')"
             " AND (runs.state != 'queued' OR tasks.kind = 'offer')"
             " ORDER BY tasks.kind != 'offer', runs.queue_order, runs.number, tasks.rowid",
             (site,),
