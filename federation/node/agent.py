@@ -247,7 +247,7 @@ class SiteAgent:
         reply = self._connection.handshake()
         self._compare_clocks(reply)
         self._take_authorities(reply)
-        self._touch(activity="waiting")
+        self._touch(activity="waiting", waits=self._idle_words())
         detail: dict[str, JSON] = {
             "protocol": reply.protocol_version,
             "coordinator": reply.software_version,
@@ -436,7 +436,7 @@ class SiteAgent:
             entry = self._checked(entry)
             if entry.step is not Step.FETCHED:
                 entry = self._checked(self._send(entry))
-            if entry.step is not Step.FETCHED:
+            if entry.step is Step.SENT:
                 entry = self._report(entry)
 
     def _checked(self, entry: Entry) -> Entry:
@@ -489,12 +489,7 @@ class SiteAgent:
         """Do the work under guard; None where it waits for a person or the agent ends."""
         task = entry.task
         while True:
-            guard = Guard(
-                lambda: look_at(self._site, task),
-                self._worker.close,
-                self._news,
-                self._options.look_s,
-            )
+            guard = self._guard(task, self._worker.close)
             with guard:
                 report = self._attempt(task)
             if self._stop.is_set():
@@ -517,6 +512,9 @@ class SiteAgent:
             report.times.downloaded_bytes = entry.times.downloaded_bytes
         worked = replace(entry.at(Step.WORKED), report=report, withdrawn=guard.began.withdrawn)
         return self._keep(worked)
+
+    def _guard(self, task: pb.Task, end_work: Callable[[], None]) -> Guard:
+        return Guard(lambda: look_at(self._site, task), end_work, self._news, self._options.look_s)
 
     def _attempt(self, task: pb.Task) -> pb.TaskReport | None:
         try:
@@ -543,13 +541,18 @@ class SiteAgent:
     def _send(self, entry: Entry) -> Entry:
         """Send the result's objects; those that have arrived move nothing."""
         report, task = entry.report or pb.TaskReport(), entry.task
+        self._connection.unwanted.clear()
+        guard = self._guard(task, self._connection.unwanted.set)
         try:
-            for payload in report.payloads:
-                source = self._files(task).update(task.task_id)
-                moved = self._connection.upload(task.task_id, payload, source)
-                report.times.upload_seconds += moved.seconds
-                report.times.uploaded_bytes += moved.bytes
+            with guard:
+                for payload in report.payloads:
+                    source = self._files(task).update(task.task_id)
+                    moved = self._connection.upload(task.task_id, payload, source)
+                    report.times.upload_seconds += moved.seconds
+                    report.times.uploaded_bytes += moved.bytes
         except (RequestRefused, TransferFailed, FileNotFoundError) as error:
+            if guard.objection is not None or guard.data_changed:
+                return entry
             words = "the update is gone" if isinstance(error, FileNotFoundError) else str(error)
             report = failure(task, words)
         if entry.step is Step.SENT:

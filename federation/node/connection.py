@@ -239,6 +239,11 @@ class CoordinatorConnection:
         """Fetch an object into ``target`` (see :meth:`ObjectMover.download`)."""
         return self._mover.download(task_id, payload, target)
 
+    @property
+    def unwanted(self) -> threading.Event:
+        """Set while an upload must not go on (see :class:`ObjectMover`)."""
+        return self._mover.unwanted
+
     def upload(self, task_id: str, payload: pb.Payload, source: Path) -> Transfer:
         """Send an object (see :meth:`ObjectMover.upload`)."""
         return self._mover.upload(task_id, payload, source)

@@ -84,11 +84,15 @@ class ObjectMover:
     Args:
         calls: gives the calls of the channel in use.
         repeated: repeats a call while the coordinator cannot be reached.
+
+    Attributes:
+        unwanted: set while an upload must not go on: it ends with its next piece.
     """
 
     def __init__(self, calls: Callable[[], ChunkCalls], repeated: Repeated) -> None:
         self._calls = calls
         self._repeated = repeated
+        self.unwanted = threading.Event()
         self._known: dict[Path, tuple[str, int, int, int]] = {}
 
     def download(self, task_id: str, payload: pb.Payload, target: Path) -> Transfer:
@@ -126,12 +130,14 @@ class ObjectMover:
         """Send the chunks of an object that the coordinator lacks.
 
         Raises:
-            TransferFailed: the coordinator found another hash than announced.
+            TransferFailed: the coordinator found another hash than announced, or ``unwanted`` was
+                set.
             FileNotFoundError: there is no such file.
         """
         started = time.monotonic()
         digests = payload.digests or ChunkList.of_file(source).digests
-        send = _Send(task_id, ChunkList.announced(payload.sha256, payload.size, digests), source)
+        chunks = ChunkList.announced(payload.sha256, payload.size, digests)
+        send = _Send(task_id, chunks, source, self.unwanted)
         self._repeated(lambda: send(self._calls()))
         return Transfer(time.monotonic() - started, send.moved)
 
@@ -185,13 +191,21 @@ class _Fetch:
 class _Send:
     """One upload; called again after each cut."""
 
-    def __init__(self, task_id: str, chunks: ChunkList, source: Path) -> None:
+    def __init__(
+        self, task_id: str, chunks: ChunkList, source: Path, unwanted: threading.Event
+    ) -> None:
         self._task_id = task_id
         self._chunks = chunks
         self._source = source
+        self._unwanted = unwanted
         self.moved = 0
 
+    def _go_on(self) -> None:
+        if self._unwanted.is_set():
+            raise TransferFailed("the site broke the upload off")
+
     def __call__(self, calls: ChunkCalls) -> None:
+        self._go_on()
         chunks = self._chunks
         offer = pb.OfferRequest(
             format=MESSAGE_FORMAT,
@@ -217,6 +231,7 @@ class _Send:
         yield pb.PutFrame(format=MESSAGE_FORMAT, task_id=self._task_id, object=chunks.name)
         with self._source.open("rb", buffering=0) as stream:
             for piece in pieces(stream.fileno(), chunks, indices(missing, chunks.count)):
+                self._go_on()
                 watch.moved()
                 yield piece
                 self.moved += len(piece.data)
