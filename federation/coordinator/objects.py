@@ -20,11 +20,12 @@ from typing import Final
 
 from federation.canonical import sha256_file, sync_folder, write_atomically
 from federation.chunks import ChunkList, indices
-from federation.errors import NoRoom, TransferFailed, TransferMoved
+from federation.errors import NoRoom, TransferFailed, TransferMoved, disk_is_full
 from federation.staging import PartFile
 from federation.wire.frames import Piece, pieces
 
 _NAME = re.compile(r"[0-9a-f]{64}")
+_FULL: Final = "the coordinator's disk is full: its operator must make room"
 SPARE_BYTES: Final = 64 << 20
 """Free space that an upload must leave on the disk."""
 
@@ -116,15 +117,26 @@ class ObjectStore:
         return chunks.name, chunks.size
 
     @contextmanager
-    def scratch(self) -> Iterator[Path]:
+    def scratch(self, needed: int) -> Iterator[Path]:
         """A file in the making, gone afterwards unless :meth:`adopt` has taken it.
 
         What a kill leaves behind goes when the store is opened again.
+
+        Args:
+            needed: bytes that will be written.
+
+        Raises:
+            NoRoom: there is no space for them.
         """
+        self._check_space(needed)
         path = self._folder / "scratch" / uuid.uuid4().hex
         path.parent.mkdir(exist_ok=True)
         try:
             yield path
+        except OSError as error:
+            if disk_is_full(error):
+                raise NoRoom(_FULL) from error
+            raise
         finally:
             path.unlink(missing_ok=True)
 
@@ -271,7 +283,7 @@ class ObjectStore:
 
     def _check_space(self, needed: int) -> None:
         if not has_room(self._folder, needed):
-            raise NoRoom("the coordinator's disk is full: its operator must make room")
+            raise NoRoom(_FULL)
 
     def _part(self, site: str, name: str) -> Path:
         return self._folder / "incoming" / site / f"{name}.part"

@@ -237,7 +237,8 @@ class Reports:
         if spec.plain:
             facts = check_update(came, reference, norm_ratio=self._norm_ratio)
             return {"update": name}, facts
-        with self._objects.scratch() as decoded:
+        # Unpacked and decoded it is as large as the model at most, each.
+        with self._objects.scratch(2 * reference.stat().st_size) as decoded:
             decode(came, reference, decoded, spec)
             facts = check_update(decoded, reference, norm_ratio=self._norm_ratio)
             plain, _ = self._objects.adopt(decoded)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import itertools
 from pathlib import Path
 from typing import Any
@@ -9,6 +10,7 @@ from typing import Any
 import numpy as np
 import pytest
 
+from federation.coordinator import reports
 from federation.coordinator.control_client import CoordinatorClient
 from federation.node import work
 from federation.node.owed import Owed
@@ -179,3 +181,27 @@ def _weights(made: Federation, plan: Plan, markers: Path | None) -> dict[str, An
             life.close()
         made.close()
     return weights
+
+
+def test_a_full_disk_at_the_coordinator_costs_no_update(
+    federation: Federation, control: CoordinatorClient, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Decoding finds no space at first: the site waits and reports again."""
+    real, refused = reports.decode, []
+
+    def full_at_first(came: Path, model: Path, out: Path, spec: UpdateSpec) -> None:
+        if len(refused) < 3:
+            refused.append(out)
+            out.write_bytes(b"a part")
+            raise OSError(errno.ENOSPC, "no space")
+        real(came, model, out, spec)
+
+    monkeypatch.setattr(reports, "decode", full_at_first)
+    for name in ("site-a", "site-b"):
+        federation.start(federation.site(name))
+    plan = encoded_plan(1, encoding="int8")
+    view = finished(control, control.submit(plan)["run_id"])
+    assert len(refused) == 3
+    assert not any(path.exists() for path in refused)
+    rows = view["rounds_done"][1]["sites"]
+    assert [(row["state"], row["attempt"]) for row in rows] == [("done", 1), ("done", 1)]

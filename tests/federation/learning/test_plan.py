@@ -304,7 +304,10 @@ def test_a_plan_says_how_updates_travel_and_older_plans_keep_their_bytes() -> No
     assert (small.update.label, small.update.feedback) == ("int8+zstd", True)
     assert b'"update":{"compression":"zstd","encoding":"int8"}' in canonical_json(small)
     assert parse_plan(canonical_json(small)) == small
-    assert "8 bits" in small.update.sentence
+    told = small.update.leaving(("update", "metrics"))
+    assert (len(told), told[1]) == (2, "metrics")
+    assert "(compressed), rounded to 8 bits each" in told[0]
+    assert parse_plan(document()).update.leaving(("update",)) == ("update",)
     assert REGISTRY["encoding"] == Encoding.__args__
     assert REGISTRY["compression"] == Compression.__args__
 
