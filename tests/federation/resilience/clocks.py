@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 
@@ -60,7 +59,7 @@ def _skewed(stage: Stage, who: str, skew: str) -> Outcome:
         wait_for(lambda: process.life.pid, what="its start")
         side = "coordinator" if who == "coordinator" else "node"
         title = f"clock of the {side} wrong by {skew}"
-        told, words = _told(rig, who, skew, began)
+        told, words = _told(rig, who, began)
         run_id = rig.submit("skewed", rounds=ROUNDS)
         fields = {
             "name": title,
@@ -81,19 +80,20 @@ def _skewed(stage: Stage, who: str, skew: str) -> Outcome:
         return measured(rig, run_id, calm, before, recovery_s=recovery, **fields)
 
 
-def _told(rig: Rig, who: str, skew: str, began: float) -> tuple[float | None, str]:
-    """When the node itself first said that a clock is wrong."""
-    look: Callable[[], tuple[float, str] | None] = lambda: next(  # noqa: E731
-        (
-            (at, point)
-            for at, point in rig.trace("site-a")
-            if at > began and point.startswith("words") and "clock" in point
-        ),
-        None,
-    )
-    del who, skew
+def _told(rig: Rig, who: str, began: float) -> tuple[float | None, str]:
+    """When the side that is wrong, or the node, first said that a clock is; None if never."""
+
+    def _look() -> str:
+        for at, point in rig.trace("site-a"):
+            if at > began and point.startswith("words") and "clock" in point:
+                return point.partition(" ")[2]
+        log = (rig.folder / "coordinator.log").read_text() if who == "coordinator" else ""
+        return next((line for line in log.splitlines() if "clock" in line), "").partition("words=")[
+            2
+        ]
+
     try:
-        found = wait_for(look, what="words about a clock", seconds=30)
+        words = wait_for(_look, what="words about a clock", seconds=20)
     except AssertionError:
         return None, ""
-    return found[0] - began, found[1].partition(" ")[2]
+    return now() - began, words.strip('"')

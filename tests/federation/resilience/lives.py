@@ -152,6 +152,11 @@ def _lossy_stub(loss: Loss) -> Callable[[Any], Any]:
     return _make
 
 
+def _pause(seconds: float) -> None:
+    """Wait. Not time.sleep: libfaketime breaks the clock_nanosleep(2) that it calls."""
+    threading.Event().wait(seconds)
+
+
 def _quiet() -> None:
     structlog.configure(wrapper_class=structlog.make_filtering_bound_logger(30))
 
@@ -217,8 +222,7 @@ class ScriptedSite(FakeSite):
                     stream.write(f"{job.plan.name} {job.round + 1}\n")
                 if planned.get("never"):
                     signal.pause()
-                # Not time.sleep: libfaketime breaks its clock_nanosleep(2).
-                threading.Event().wait(planned.get("seconds", 0.0))
+                _pause(planned.get("seconds", 0.0))
                 self.spoil = planned.get("spoil", "")
                 if self.spoil == "words":
                     raise SiteFailed("CUDA out of memory: 80 MiB more were asked for")
@@ -293,7 +297,7 @@ def _agent(config: Config, site: ScriptedSite, trace: Trace) -> SiteAgent:
     connection = CoordinatorConnection(
         load_present(Path(config["keys"])),
         address=config["address"],
-        retry=RetryPolicy(first_s=0.05, longest_s=config.get("longest_s", 1.0)),
+        retry=RetryPolicy(sleep=_pause, first_s=0.05, longest_s=config.get("longest_s", 1.0)),
     )
     made: list[SiteAgent] = []
     options = AgentOptions(

@@ -15,7 +15,7 @@ SIDES = ("request", "reply")
 ROUNDS = 2
 AT_ONCE = 4
 """Federations that wait beside each other: a silent line is waited for, not computed on."""
-NOT_IN_A_RUN = frozenset({"Renew"})
+NOT_IN_A_RUN = frozenset({"Renew", "LeaveRun"})
 """Calls that an ordinary run does not make."""
 FIRST = "Handshake"
 """The call that an agent makes only when it begins: it is killed to make it again."""
