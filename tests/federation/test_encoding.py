@@ -5,6 +5,8 @@ from __future__ import annotations
 import itertools
 import json
 import struct
+import subprocess
+import sys
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -443,3 +445,31 @@ def test_random_damage_ends_in_words_or_in_a_checked_file(
         assert not list(folder.glob("out*"))
         return
     assert open_tensors(folder / "out").layout == open_tensors(before).layout
+
+
+_BOUNDED = """
+import resource, sys
+from pathlib import Path
+from federation.encoding import Feedback, decode, encode
+from federation.update_spec import UpdateSpec
+folder, limit = Path(sys.argv[1]), int(sys.argv[2])
+used = next(int(line.split()[1]) for line in open("/proc/self/status") if line[:6] == "VmData")
+resource.setrlimit(resource.RLIMIT_DATA, (used * 1024 + limit, resource.RLIM_INFINITY))
+spec = UpdateSpec(encoding="int8", compression="zstd")
+encode(folder / "update", folder / "model", folder / "sent", spec, Feedback(None, folder / "owed"))
+encode(folder / "update", folder / "model", folder / "sent", spec,
+       Feedback(folder / "owed", folder / "next"))
+decode(folder / "sent", folder / "model", folder / "out", spec)
+"""
+
+
+def test_memory_does_not_grow_with_the_model(tmp_path: Path) -> None:
+    """A model of 32 MB in one tensor; the process may get 16 MB beyond what it starts with."""
+    weights = np.zeros(8 << 20, np.float32)
+    written(tmp_path / "model", {"w": weights})
+    weights[::3] = 1e-3
+    written(tmp_path / "update", {"w": weights})
+    limit = str(16 << 20)
+    subprocess.run([sys.executable, "-c", _BOUNDED, str(tmp_path), limit], check=True)
+    assert (tmp_path / "sent").stat().st_size < 1 << 22
+    np.testing.assert_allclose(load_file(tmp_path / "out")["w"], weights, rtol=1e-6)
