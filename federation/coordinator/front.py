@@ -16,7 +16,7 @@ import ssl
 import tempfile
 import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -26,6 +26,7 @@ from cryptography import x509
 from federation.clock import TIME_PROTOCOL, Clock, stamp, utc_now
 from federation.coordinator.causes import Cause, cause_of
 from federation.pki import common_name, serial_of
+from federation.wire.bulk import BULK_PROTOCOL
 from federation.wire.pump import Pump
 
 _log = structlog.get_logger(__name__)
@@ -69,6 +70,8 @@ class FrontSettings:
 
 Refused = Callable[[Cause, str], None]
 """Called with the cause and the caller's network address."""
+Bulk = Callable[[ssl.SSLSocket, str], None]
+"""Serves a bulk connection (:mod:`federation.wire.bulk`), which has a name for :meth:`identity`."""
 
 
 class TlsFront:
@@ -84,7 +87,8 @@ class TlsFront:
         self._settings = settings
         self._backend = backend
         self._refused = refused
-        self._context = _server_context(settings)
+        self._bulk: Bulk | None = None
+        self._context = self._server_context()
         self._folder = Path(tempfile.mkdtemp(prefix="clinode-front-"))
         self._numbers = itertools.count(1)
         self._lock = threading.Lock()
@@ -93,6 +97,11 @@ class TlsFront:
         self._stopping = threading.Event()
         self._listener: socket.socket | None = None
         self._acceptor: threading.Thread | None = None
+
+    def serve_bulk(self, bulk: Bulk) -> None:
+        """Hand bulk connections to ``bulk``, in the connection's thread; before :meth:`start`."""
+        self._bulk = bulk
+        self.reload()
 
     def start(self) -> int:
         """Bind and serve; gives the port."""
@@ -126,7 +135,10 @@ class TlsFront:
 
         Connections that stand are left as they are.
         """
-        self._context = _server_context(self._settings)
+        self._context = self._server_context()
+
+    def _server_context(self) -> ssl.SSLContext:
+        return _server_context(self._settings, () if self._bulk is None else (BULK_PROTOCOL,))
 
     def identity(self, peer: str) -> Identity | None:
         """The certificate behind ``context.peer()`` of a call; None where nobody came this way."""
@@ -195,7 +207,20 @@ class TlsFront:
                 # A site whose clock is wrong takes our certificate for old: it may ask the time.
                 tls.send(stamp(self._settings.clock()).encode())
                 return
-            self._pass_on(tls, identity)
+            if self._bulk is not None and tls.selected_alpn_protocol() == BULK_PROTOCOL:
+                self._carry(self._bulk, tls, identity)
+            else:
+                self._pass_on(tls, identity)
+
+    def _carry(self, bulk: Bulk, tls: ssl.SSLSocket, identity: Identity) -> None:
+        name = f"bulk-{next(self._numbers)}"
+        with self._lock:
+            self._live[name] = (identity, tls)
+        try:
+            bulk(tls, name)
+        finally:
+            with self._lock:
+                self._live.pop(name, None)
 
     def _pass_on(self, tls: ssl.SSLSocket, identity: Identity) -> None:
         path = self._folder / f"link-{next(self._numbers)}"
@@ -214,14 +239,14 @@ class TlsFront:
                 path.unlink(missing_ok=True)
 
 
-def _server_context(settings: FrontSettings) -> ssl.SSLContext:
+def _server_context(settings: FrontSettings, further: Sequence[str]) -> ssl.SSLContext:
     context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
     context.minimum_version = ssl.TLSVersion.TLSv1_2
     context.verify_mode = ssl.CERT_REQUIRED
     # Never None: OpenSSL would ask at the terminal for the passphrase of a covered key.
     context.load_cert_chain(settings.certificate, settings.key, settings.passphrase or b"")
     context.load_verify_locations(cafile=str(settings.authority))
-    context.set_alpn_protocols(["h2", TIME_PROTOCOL])
+    context.set_alpn_protocols(["h2", TIME_PROTOCOL, *further])
     context.options |= ssl.OP_NO_RENEGOTIATION | ssl.OP_NO_COMPRESSION
     return context
 
@@ -249,7 +274,7 @@ def _handshake(tls: ssl.SSLSocket, deadline: float) -> None:
 def _identity(tls: ssl.SSLSocket) -> Identity | None:
     if tls.selected_alpn_protocol() == TIME_PROTOCOL:
         return None
-    if tls.selected_alpn_protocol() != "h2":
+    if tls.selected_alpn_protocol() not in ("h2", BULK_PROTOCOL):
         raise ValueError("the caller does not speak HTTP/2")
     shown = tls.getpeercert(binary_form=True)
     if shown is None:

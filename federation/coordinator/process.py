@@ -15,6 +15,7 @@ import structlog
 
 from federation.audit_chain import AuditChain
 from federation.clock import Clock, utc_now
+from federation.coordinator.bulk import BulkServer
 from federation.coordinator.causes import Cause
 from federation.coordinator.control import ControlService, bind_control
 from federation.coordinator.engine import Engine, EngineParts, Initialiser
@@ -245,11 +246,13 @@ class Coordinator:
         service = FederationService(
             gate, self.store, self.registry, (self.objects, reports), self._options.clock
         )
+        recorder = self._recorder()
         server = grpc.server(
             ThreadPoolExecutor(WORKERS, thread_name_prefix="federation"),
-            interceptors=[Guard(gate, self._recorder(), SERVER_CODERS)],
+            interceptors=[Guard(gate, recorder, SERVER_CODERS)],
             options=(("grpc.max_receive_message_length", MAX_MESSAGE_BYTES),),
         )
+        front.serve_bulk(BulkServer(service, gate, recorder))
         add_FederationServicer_to_server(service, server)
         server.add_insecure_port(f"unix:{backend}")
         server.start()

@@ -27,6 +27,7 @@ from federation.errors import (
     TransferFailed,
     VersionRefused,
 )
+from federation.node.bulk import BulkDialler
 from federation.node.transfer import ChunkCalls, ObjectMover, Transfer
 from federation.node.tunnel import Tunnel
 from federation.pki import SERVER_NAME
@@ -84,10 +85,15 @@ def mapped(error: grpc.RpcError) -> FederationError:
     """Our error for one of gRPC's, once and completely."""
     # gRPC raises objects that are errors and calls at once, which its stubs cannot express.
     call = cast("grpc.Call", error)
-    code, words = call.code(), call.details() or "no reason was given"
+    return refused(call.code(), call.details() or "")
+
+
+def refused(code: grpc.StatusCode, details: str) -> FederationError:
+    """Our error for a status and its words."""
+    words = details or "no reason was given"
     if code in (grpc.StatusCode.UNAUTHENTICATED, grpc.StatusCode.PERMISSION_DENIED):
         return IdentityRefused(words)
-    if code is grpc.StatusCode.RESOURCE_EXHAUSTED and call.details():
+    if code is grpc.StatusCode.RESOURCE_EXHAUSTED and details:
         return CoordinatorUnreachable(words)
     if code in _RETRIED:
         return CoordinatorUnreachable(f"the coordinator cannot be reached ({code.name.lower()})")
@@ -131,6 +137,7 @@ class CoordinatorConnection:
         self.stop = stop or threading.Event()
         self.away = ""
         # Without a proxy gRPC dials by itself: one copy of every byte less.
+        self._proxy = proxy
         self._tunnel = None if proxy is None else Tunnel(self._address, proxy)
         self._channel: grpc.Channel | None = None
         self._stub = self._open()
@@ -153,11 +160,13 @@ class CoordinatorConnection:
         target = self._address if self._tunnel is None else self._tunnel.target
         self._channel = grpc.secure_channel(target, credentials, options=options)
         stub = FederationStub(self._channel)
-        self._chunks = ChunkCalls(self._channel, stub)
+        self._bulk = BulkDialler(self._address, self._proxy, self._identity, refused)
+        self._chunks = ChunkCalls(self._channel, stub, self._bulk)
         return stub
 
     def close(self) -> None:
         """Close the connection; a waiting call ends."""
+        self._bulk.close()
         if self._channel is not None:
             self._channel.close()
         if self._tunnel is not None:
@@ -177,9 +186,10 @@ class CoordinatorConnection:
 
     def use(self, identity: SiteIdentity) -> None:
         """Call with another certificate of the same site from now on."""
-        former = self._channel
+        former, bulk = self._channel, self._bulk
         self._identity = identity
         self._stub = self._open()
+        bulk.close()
         if former is not None:
             former.close()
 
@@ -217,6 +227,23 @@ class CoordinatorConnection:
             format=MESSAGE_FORMAT, wait_seconds=wait_s, deferred_task_ids=deferred
         )
         return self.repeated(lambda: self._stub.PollTask(request, timeout=wait_s + CALL_S))
+
+    def stands(self, task_id: str, wait_s: float) -> bool:
+        """Whether the coordinator still waits for a task; asked once, an unanswered one stands.
+
+        Args:
+            task_id: the task that is being worked on.
+            wait_s: the answer comes at once where the task has ended, else after this many seconds.
+        """
+        request = pb.PollRequest(
+            format=MESSAGE_FORMAT, wait_seconds=wait_s, working_task_id=task_id
+        )
+        try:
+            reply = self._stub.PollTask(request, timeout=wait_s + CALL_S)
+        except (grpc.RpcError, ValueError):
+            # Not reached, refused, or closed meanwhile: who asks next is told why.
+            return True
+        return task_id not in reply.ended_task_ids
 
     def report(self, report: pb.TaskReport) -> pb.ReportReply:
         """End a task.

@@ -19,6 +19,7 @@ import structlog
 
 from federation.chunks import ChunkList, indices
 from federation.errors import CoordinatorUnreachable, TransferFailed
+from federation.node.bulk import BulkDialler, BulkDownload, BulkUpload
 from federation.staging import PartFile
 from federation.wire import federation_pb2 as pb
 from federation.wire.federation_pb2_grpc import FederationStub
@@ -50,9 +51,11 @@ class ChunkCalls:
     Args:
         channel: to the coordinator.
         stub: the channel's other calls.
+        bulk: opens connections for chunks alone; where the coordinator has none, the channel does.
     """
 
-    def __init__(self, channel: grpc.Channel, stub: FederationStub) -> None:
+    def __init__(self, channel: grpc.Channel, stub: FederationStub, bulk: BulkDialler) -> None:
+        self._bulk = bulk
         self._get = channel.unary_stream(
             GET_METHOD,
             request_serializer=pb.GetChunksRequest.SerializeToString,
@@ -65,16 +68,22 @@ class ChunkCalls:
         )
         self._stub = stub
 
-    def get(self, request: pb.GetChunksRequest) -> grpc.CallIterator[Piece]:
+    def get(self, request: pb.GetChunksRequest) -> grpc.CallIterator[Piece] | BulkDownload:
         """Ask for chunks."""
+        link = self._bulk.dial()
+        if link is not None:
+            return BulkDownload(self._bulk, link, request)
         return cast("grpc.CallIterator[Piece]", self._get(request))
 
     def offer(self, request: pb.OfferRequest) -> pb.ObjectStatus:
         """Announce an upload."""
         return self._stub.OfferObject(request, timeout=OFFER_S)
 
-    def put(self, frames: Iterator[Coded]) -> grpc.CallFuture[pb.ObjectStatus]:
+    def put(self, frames: Iterator[Coded]) -> grpc.CallFuture[pb.ObjectStatus] | BulkUpload:
         """Send chunks."""
+        link = self._bulk.dial()
+        if link is not None:
+            return BulkUpload(self._bulk, link, frames)
         return cast("grpc.CallFuture[pb.ObjectStatus]", self._put.future(frames))
 
 
@@ -183,7 +192,7 @@ class _Fetch:
                     self.moved += len(piece.data)
                     part.take(piece.chunk, piece.offset, piece.data)
         finally:
-            stream.cancel()  # type: ignore[no-untyped-call] # grpc-stubs leaves it out
+            stream.cancel()
         if not part.complete:
             raise CoordinatorUnreachable("the object's stream ended early")
 

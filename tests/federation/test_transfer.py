@@ -213,7 +213,7 @@ def test_limits_of_a_task(rig: Rig, tmp_path: Path) -> None:
     ):
         with pytest.raises(grpc.RpcError, match=words):
             stub.OfferObject(request, timeout=10)
-    with pytest.raises(grpc.RpcError, match="names task and object"):
+    with pytest.raises(RequestRefused, match="names task and object"):
         link._chunks.put(iter([Piece(0, 0, b"x")])).result()
     link.close()
 
