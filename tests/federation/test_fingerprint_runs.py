@@ -68,7 +68,7 @@ def task_of(signed: SignedPlan) -> pb.Task:
 
 def files_with(folder: Path, signed: SignedPlan) -> RunFiles:
     files = RunFiles(folder / "run")
-    files.plan.write_bytes(signed.to_json())
+    files.keep_plan(signed)
     return files
 
 
