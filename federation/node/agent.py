@@ -30,8 +30,9 @@ from federation.errors import (
 from federation.node.connection import POLL_S, CoordinatorConnection
 from federation.node.journal import Entry, Journal
 from federation.node.site_port import SitePort
+from federation.node.standing import RECALLED, Standing
 from federation.node.states import Step
-from federation.node.watch import DATA_KINDS, LOOK_S, Guard, Objection, look_at
+from federation.node.watch import DATA_KINDS, LOOK_S, Ground, Guard, Look, Objection, look_at
 from federation.node.work import (
     OnDemandTrainer,
     RunFiles,
@@ -489,8 +490,9 @@ class SiteAgent:
         """Do the work under guard; None where it waits for a person or the agent ends."""
         task = entry.task
         while True:
-            guard = self._guard(task, self._worker.close)
-            with guard:
+            standing = Standing(self._connection.stands, task.task_id, self._news)
+            guard = self._guard(task, self._worker.close, standing)
+            with standing, guard:
                 report = self._attempt(task)
             if self._stop.is_set():
                 # What ended the work may be the stop itself: nothing is kept, it is done again.
@@ -513,8 +515,17 @@ class SiteAgent:
         worked = replace(entry.at(Step.WORKED), report=report, withdrawn=guard.began.withdrawn)
         return self._keep(worked)
 
-    def _guard(self, task: pb.Task, end_work: Callable[[], None]) -> Guard:
-        return Guard(lambda: look_at(self._site, task), end_work, self._news, self._options.look_s)
+    def _guard(
+        self, task: pb.Task, end_work: Callable[[], None], standing: Standing | None = None
+    ) -> Guard:
+        def look() -> Look:
+            """The site's word, then the coordinator's."""
+            found = look_at(self._site, task)
+            if found.objection is None and standing is not None and standing.recalled:
+                return replace(found, objection=Objection(Ground.RECALLED, RECALLED))
+            return found
+
+        return Guard(look, end_work, self._news, self._options.look_s)
 
     def _attempt(self, task: pb.Task) -> pb.TaskReport | None:
         try:

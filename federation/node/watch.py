@@ -36,6 +36,7 @@ class Ground(StrEnum):
     LEFT = "left"
     HALTED = "halted"
     NOT_APPROVED = "not approved"
+    RECALLED = "recalled"
 
 
 @dataclass(frozen=True, slots=True)

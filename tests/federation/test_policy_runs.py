@@ -13,10 +13,12 @@ from safetensors.numpy import load_file
 from federation.coordinator.control_client import CoordinatorClient
 from federation.errors import RequestRefused, RunRefused
 from federation.manifest import ModelManifest
+from federation.node.agent import AgentOptions
 from federation.plan import Plan, SignedPlan
 from federation.wire import federation_pb2 as pb
 from tests.federation.by_hand import HandSite
 from tests.federation.doubles import Federation, initial_tensors, small_plan, trained
+from tests.federation.test_leaving import Patient, agent_of
 from tests.federation.test_policy import plan_with
 from tests.federation.test_rounds import finished, same
 from tests.waiting import wait_for
@@ -501,3 +503,21 @@ def test_same_bytes_whatever_the_order(
     }
     got = load_file(federation.coordinator.objects.path(view["rounds_done"][1]["weights_sha256"]))
     same(got, expected)
+
+
+def test_a_recall_ends_the_work_at_the_site_within_seconds(
+    federation: Federation, control: CoordinatorClient
+) -> None:
+    site, patient = federation.site("site-a"), Patient()
+    options = AgentOptions(trainers=patient.factory(site), deferred_poll_s=0.2, look_s=0.1)
+    agent_of(federation, site, options)
+    run_id = str(control.submit(quick(small_plan(1, minimum_sites=1)))["run_id"])
+    wait_for(patient.begun.is_set, what="the training", seconds=30)
+    control.pause(run_id, recall=True)
+    wait_for(lambda: patient.closed, what="the trainer's end", seconds=10)
+    patient.go.set()
+    control.resume(run_id)
+    view = finished(control, run_id)
+    assert [row["attempt"] for row in view["rounds_done"][1]["sites"]] == [2]
+    told = [detail for action, detail in site.records if action == "task.reported"]
+    assert any("paused" in str(detail["words"]) for detail in told)
