@@ -56,7 +56,12 @@ from federation.canonical import JSON
 from federation.clock import Clock, utc_now
 from federation.enrolment.client import COORDINATOR_FILE, SiteIdentity
 from federation.enrolment.renewal import Renewal, load_present
-from federation.errors import FederationError, IdentityRefused, VersionRefused
+from federation.errors import (
+    FederationError,
+    IdentityRefused,
+    SettingsRefused,
+    VersionRefused,
+)
 from federation.keyfile import read_passphrase
 from federation.node.agent import AgentOptions, AgentStatus, SiteAgent
 from federation.node.connection import CoordinatorConnection
@@ -440,7 +445,13 @@ class Node:
             if not (self.home.keys / COORDINATOR_FILE).exists():
                 stop.wait(_ENROLMENT_LOOK_S)
                 continue
-            self._identity = load_present(self.home.keys, self._passphrase)
+            try:
+                self._identity = load_present(self.home.keys, self._passphrase)
+            except SettingsRefused as error:
+                self._agent_words = str(error)
+                _log.warning("keys_refused", words=str(error))
+                stop.wait(_REFUSED_WAIT_S)
+                continue
             agent = SiteAgent(
                 CoordinatorConnection(
                     self._identity, proxy=proxy_of(self.settings, self._identity.address)
@@ -489,7 +500,9 @@ class Node:
         identity, agent = self._identity, self._agent
         warnings = tuple(notice.words for notice in self._expiry.notices())
         if identity is None or agent is None:
-            return FederationView("not enrolled", warnings=warnings)
+            words = self._agent_words
+            warnings = (words, *warnings) if words else warnings
+            return FederationView("not enrolled", detail=words, warnings=warnings)
         status = agent.status
         if status.clock_words:
             warnings = (*warnings, status.clock_words)
@@ -506,7 +519,7 @@ class Node:
             rounds=self.site.rounds(),
             task=status.activity,
             certificate_expires=agent.certificate_ends,
-            detail=status.words or self._agent_words,
+            detail=status.words or ("" if status.connected else self._agent_words),
             waits=self._waits(status),
             warnings=warnings,
         )
