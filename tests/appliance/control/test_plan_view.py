@@ -17,8 +17,10 @@ from federation.plan import UpdateSpec, ms_lesion_demo_plan, sign
         (UpdateSpec(), "update"),
         (
             UpdateSpec(encoding="int8", compression="zstd"),
-            "update (the changes to the model's weights (compressed), rounded to 8 bits each; "
-            "what the rounding left out stays here for the next round)",
+            (
+                "update (the changes to the model's weights (compressed), rounded to 8 bits each; "
+                "what the rounding left out stays here for the next round)"
+            ),
         ),
     ],
 )
