@@ -504,6 +504,9 @@ class Node:
             warnings = (words, *warnings) if words else warnings
             return FederationView("not enrolled", detail=words, warnings=warnings)
         status = agent.status
+        refusal = status.words or ("" if status.connected else self._agent_words)
+        if refusal:
+            warnings = (refusal, *warnings)
         if status.clock_words:
             warnings = (*warnings, status.clock_words)
         if status.connected:
@@ -519,8 +522,8 @@ class Node:
             rounds=self.site.rounds(),
             task=status.activity,
             certificate_expires=agent.certificate_ends,
-            detail=status.words or ("" if status.connected else self._agent_words),
-            waits=self._waits(status),
+            detail=refusal,
+            waits="" if refusal else self._waits(status),
             warnings=warnings,
         )
 

@@ -50,8 +50,12 @@ _ENCRYPTED: Final = b"-----BEGIN ENCRYPTED PRIVATE KEY-----"
 _log = structlog.get_logger(__name__)
 
 
-def check_private(path: Path) -> None:
+def check_private(path: Path, *, folder: bool = True) -> None:
     """Check that a key's file, and the folder around it, are this account's alone.
+
+    Args:
+        path: the file.
+        folder: look at the folder, too.
 
     Raises:
         SettingsRefused: somebody else may read it; the words hold the command that repairs it.
@@ -64,7 +68,7 @@ def check_private(path: Path) -> None:
             f"{name} is open to others (mode {mode:04o}, expected 0600): the key may be known to"
             f" them; `chmod 600 {name}`, and have it replaced if somebody else uses this machine"
         )
-    if around & 0o077:
+    if folder and around & 0o077:
         raise SettingsRefused(
             f"the folder {path.parent.name} is open to others (mode {around:04o}, expected 0700):"
             f" `chmod 700 {path.parent.name}`"
@@ -103,8 +107,8 @@ def read_passphrase(
             )
         given = _content(Path(folder) / name)
     elif kind == "file" and name:
-        check_private(Path(name))
         given = _content(Path(name))
+        check_private(Path(name), folder=False)
     else:
         raise SettingsRefused(
             "key_passphrase is empty, credential:NAME, file:PATH, environment:NAME or prompt"

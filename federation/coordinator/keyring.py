@@ -22,7 +22,7 @@ from federation.clock import Clock
 from federation.coordinator.rollover import Rollover
 from federation.coordinator.settings import CoordinatorSettings, Home
 from federation.errors import SettingsRefused
-from federation.keyfile import check_private, read_passphrase
+from federation.keyfile import check_private, load_key, read_passphrase
 from federation.pki import KeyPair, issue_server, load_pair, make_authority, new_key, save_key
 from federation.pki import server_hosts as hosts_of
 from federation.signing import FileKeys, KeySource, PlanSigner, SignerKey, check_fits
@@ -102,6 +102,8 @@ class KeyRing:
         self.passphrase = passphrase
         self._lock = threading.Lock()
         self.authorities = Rollover(paths)
+        if passphrase is not None and paths.next_authority_key.exists():
+            load_key(paths.next_authority_key, passphrase)  # covers it on the way
         signer = self._keys.authority()
         self.authority = KeyPair(SignerKey(signer), check_fits(signer, paths.authority))
 
