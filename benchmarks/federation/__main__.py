@@ -1,7 +1,7 @@
 """Federations side by side on this machine: seconds per round without training, TLS on.
 
 ``python -m benchmarks.federation [--only clinode,floor,nvflare,flower] [--quick] [--sizes 19,124]
-[--repeats N] [--rounds N] [--write FILE]``
+[--repeats N] [--peer-repeats N] [--rounds N] [--write FILE]``
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ from benchmarks.federation.floor import run_floor
 from benchmarks.federation.flower import run_flower
 from benchmarks.federation.measured import Figures, joined
 from benchmarks.federation.nvflare import run_nvflare
-from benchmarks.federation.report import Results, document
+from benchmarks.federation.report import PEERS, Results, document, put
 
 SIZES = (19, 124, 250)
 MANY_SITES = 30
@@ -70,15 +70,18 @@ def _scratch() -> Path:
     return folder
 
 
-def measure(chosen: Sequence[str], wanted: Sequence[Case], repeats: int) -> Results:
+def measure(
+    chosen: Sequence[str], wanted: Sequence[Case], repeats: int, peer_repeats: int
+) -> Results:
     """Every contender once, then all again: a change of the machine's load meets all of them."""
     contenders = {name: run for kind in chosen for name, run in CONTENDERS[kind].items()}
     results: Results = {}
     for case in wanted:
         parts: dict[str, list[Figures]] = {name: [] for name in contenders}
-        for _ in range(repeats):
+        for repeat in range(repeats):
             for name, run in contenders.items():
-                parts[name].append(once(name, run, case))
+                if name not in PEERS or repeat < peer_repeats:
+                    parts[name].append(once(name, run, case))
         for name, found in parts.items():
             results[case, name] = joined(found)
     return results
@@ -99,6 +102,7 @@ def main() -> int:
     parser.add_argument("--sizes", default=",".join(map(str, SIZES)))
     parser.add_argument("--rounds", type=int, default=5, help="counted rounds of a repetition")
     parser.add_argument("--repeats", type=int, default=3)
+    parser.add_argument("--peer-repeats", type=int, default=1, help="the peers take minutes each")
     parser.add_argument("--quick", action="store_true", help="one repetition, 3 sites, 3 rounds")
     parser.add_argument("--write", type=Path, help="put the tables into this file's marked part")
     arguments = parser.parse_args()
@@ -109,15 +113,13 @@ def main() -> int:
     if arguments.quick:
         arguments.rounds, arguments.repeats = 3, 1
     wanted = cases(arguments)
-    results = measure(chosen, wanted, arguments.repeats)
+    results = measure(chosen, wanted, arguments.repeats, arguments.peer_repeats)
     crowd = {}
     if "clinode" in chosen and not arguments.quick:
         crowd = many_sites(min(case.megabytes for case in wanted))
-    text = document(results, crowd, arguments.repeats)
+    text = document(results, crowd, (arguments.repeats, arguments.peer_repeats))
     print(text)
     if arguments.write:
-        from benchmarks.federation.report import put
-
         put(arguments.write, text)
     return 0
 

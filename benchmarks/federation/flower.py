@@ -92,14 +92,23 @@ def run_flower(case: Case, folder: Path) -> Figures:
         "VIRTUAL_ENV": str(python.parent.parent),
         "PATH": f"{python.parent}:/usr/bin:/bin",
     }
-    shown = ["--ssl-certfile", tls / "server.crt", "--ssl-keyfile", tls / "server.key"]
+    shown: list[str | Path] = [
+        "--ssl-certfile",
+        tls / "server.crt",
+        "--ssl-keyfile",
+        tls / "server.key",
+    ]
     shown += ["--ssl-ca-certfile", tls / "ca.crt"]
     with processes(folder) as made:
-        link = [python.with_name("flower-superlink"), *shown, "--port", str(port)]
+        link: list[str | Path] = [python.with_name("flower-superlink"), *shown, "--port", str(port)]
         link += ["--disable-runtime-dependency-installation"]
         roots = {"server": made.start("server", link, env=env, cwd=folder).pid}
         for name in case.site_names:
-            node = [python.with_name("flower-supernode"), "--root-certificates", tls / "ca.crt"]
+            node: list[str | Path] = [
+                python.with_name("flower-supernode"),
+                "--root-certificates",
+                tls / "ca.crt",
+            ]
             node += ["--superlink", f"127.0.0.1:{port}", "--port", str(free_port())]
             node += ["--node-config", f'site="{name}"', *shown]
             roots[name] = made.start(name, node, env=env, cwd=folder).pid

@@ -106,7 +106,12 @@ def run_nvflare(case: Case, folder: Path, *, tuned: bool = False) -> Figures:
         roots = {}
         for name in (HOST, *case.site_names):
             role = "server" if name == HOST else "client"
-            command = [python, "-u", "-m", f"nvflare.private.fed.app.{role}.{role}_train"]
+            command: list[str | Path] = [
+                python,
+                "-u",
+                "-m",
+                f"nvflare.private.fed.app.{role}.{role}_train",
+            ]
             command += ["-m", kits / name, "-s", f"fed_{role}.json", "--set", "secure_train=true"]
             command += ["org=bench", "config_folder=config"]
             command += [f"uid={name}"] if role == "client" else []

@@ -115,10 +115,11 @@ def _machine() -> str:
     )
 
 
-def document(results: Results, crowd: Mapping[int, Figures], repeats: int) -> str:
+def document(results: Results, crowd: Mapping[int, Figures], repeats: tuple[int, int]) -> str:
     """Everything that a run measured."""
     head = (
-        f"Measured {_machine()} Contenders in turn, {repeats} repetitions; memory is anonymous "
+        f"Measured {_machine()} Contenders in turn, {repeats[0]} repetitions "
+        f"(peers {repeats[1]}); memory is anonymous "
         "resident memory of the whole process tree at its highest, 10^6 bytes.\n"
     )
     parts = [head, table(results), verdicts(results)]
