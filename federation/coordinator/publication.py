@@ -11,7 +11,7 @@ from federation.plan import Plan
 def published_manifest(
     objects: ObjectStore, plan: Plan, last: RoundRow, before: RoundRow
 ) -> ModelManifest:
-    """The manifest that goes out with the model of a run's last round.
+    """The manifest that goes out with the model of a run's last round; it names both hashes.
 
     Args:
         objects: where the weights lie.
@@ -19,6 +19,6 @@ def published_manifest(
         last: the round that made the model.
         before: the round whose model it was made from.
     """
-    del objects
-    weights = (str(last.weights_sha256), int(last.weights_size or 0))
-    return manifest_for(plan, last.number, weights, (str(before.model_id),))
+    name, size = str(last.weights_sha256), int(last.weights_size or 0)
+    parents = (str(before.model_id),)
+    return manifest_for(plan, last.number, (name, size), parents, objects.sha256(name))

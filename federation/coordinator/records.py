@@ -84,7 +84,7 @@ class RunRecords:
         """Keep the finished model."""
         folder = self.folder(run.run_id) / "model"
         folder.mkdir(parents=True, exist_ok=True)
-        self._link(manifest.weights_sha256, folder / "weights.safetensors")
+        self._link(manifest.weights_name, folder / "weights.safetensors")
         write_atomically(folder / "manifest.json", manifest.to_json())
 
     def export(self, run: RunRow, folder: Path) -> dict[str, JSON]:
@@ -101,7 +101,7 @@ class RunRecords:
             raise RunRefused("the export folder is not empty: give a new one")
         folder.mkdir(parents=True, exist_ok=True)
         manifest = self._manifest(run)
-        shutil.copyfile(self._objects.path(manifest.weights_sha256), folder / "weights.safetensors")
+        shutil.copyfile(self._objects.path(manifest.weights_name), folder / "weights.safetensors")
         (folder / "manifest.json").write_bytes(manifest.to_json())
         (folder / "plan.json").write_bytes(run.signed_plan)
         write_json(folder / "run.json", cast("JSON", run_detail(self._store, run)))

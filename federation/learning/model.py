@@ -12,7 +12,6 @@ from federation.errors import RequestRefused, WeightsRefused
 from federation.learning.prepared import write_atomically
 from federation.manifest import MAX_MANIFEST_BYTES, ModelManifest
 from federation.plan import MAX_PLAN_BYTES, Plan, canonical_json, parse_plan, plan_hash
-from federation.trainer.jobs import file_sha256
 
 MANIFEST_FILE: Final = "manifest.json"
 PLAN_FILE: Final = "plan.json"
@@ -82,7 +81,7 @@ def _check(model: ModelFolder) -> None:
             f"the model's weights have {size} bytes, the manifest says"
             f" {model.manifest.weights_size}"
         )
-    if file_sha256(model.weights) != model.manifest.weights_sha256:
+    if not model.manifest.describes(model.weights):
         raise WeightsRefused("the model's weights are not the ones that its manifest names")
 
 

@@ -296,7 +296,7 @@ class Worker:
         payload = _one(task, pb.PAYLOAD_KIND_WEIGHTS)
         raw = files.object(_one(task, pb.PAYLOAD_KIND_MANIFEST)).read_bytes()
         manifest = ModelManifest.from_json(raw)
-        if manifest.weights_sha256 != payload.sha256 or manifest.plan_hash != task.plan_hash:
+        if manifest.weights_name != payload.sha256 or manifest.plan_hash != task.plan_hash:
             return refusal(task, "the model's manifest does not belong to its weights and plan")
         weights = files.object(payload)
         self._site.model_offered(manifest, weights)

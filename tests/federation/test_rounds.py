@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import base64
+import hashlib
 import json
 import threading
 from pathlib import Path
@@ -13,6 +14,7 @@ import pytest
 from safetensors.numpy import load_file
 from tensorboard.backend.event_processing.event_file_loader import EventFileLoader
 
+from federation.chunks import ChunkList
 from federation.coordinator.control_client import CoordinatorClient
 from federation.coordinator.process import Coordinator, CoordinatorOptions
 from federation.errors import CoordinatorUnreachable, FederationError, RunRefused
@@ -124,6 +126,11 @@ def _exported(control: CoordinatorClient, run_id: str, folder: Path, view: dict[
     assert manifest.id == view["model_id"]
     assert manifest.plan_hash == signed.hash
     assert len(manifest.parents) == 1
+    raw = (folder / "weights.safetensors").read_bytes()
+    assert manifest.weights_sha256 == hashlib.sha256(raw).hexdigest()
+    assert manifest.weights == ChunkList.of_bytes(raw).name
+    assert manifest.describes(folder / "weights.safetensors")
+    assert view["rounds_done"][-1]["model_id"] == manifest.id
     with pytest.raises(RunRefused, match="not empty"):
         control.export(run_id, folder)
 
