@@ -34,6 +34,10 @@ UPDATE run_sites SET plan_hash =
     (SELECT plan_hash FROM runs WHERE runs.run_id = run_sites.run_id)
 WHERE state = 'joined'
 """
+_OFFERS = """
+UPDATE tasks SET body = json_set(body, '$.plan_hash',
+    (SELECT plan_hash FROM runs WHERE runs.run_id = tasks.run_id))
+"""
 _ROUNDS = """
 UPDATE rounds SET plan_hash = (SELECT plan_hash FROM runs WHERE runs.run_id = rounds.run_id)
 """
@@ -46,6 +50,7 @@ MIGRATIONS: Final[Mapping[int, tuple[str, ...]]] = {
         _APPROVED,
         "ALTER TABLE rounds ADD COLUMN plan_hash TEXT",
         _ROUNDS,
+        _OFFERS,
         _COPY_PLANS,
         _COPY_UPDATES,
     ),

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from typing import Any, cast
 
@@ -90,7 +90,7 @@ class Rounds(Steps):
             self.ask_fingerprints(change, run)
             stale = [
                 task
-                for task in self._store.tasks(run.run_id, kind="train")
+                for task in self._store.tasks(run.run_id, kind="train", states=_AT_WORK)
                 if number - task.round > strategy.maximum_staleness
             ]
             change.expire(stale, "the run has gone on too far for this site's update to count")
@@ -210,8 +210,8 @@ class Rounds(Steps):
         with self._change(run) as change:
             lapsed = [
                 task
-                for task in self._store.tasks(run.run_id, kind="train")
-                if task.state not in TASK_ENDS and not (keep and task.state is TaskState.TAKEN)
+                for task in self._store.tasks(run.run_id, kind="train", states=_AT_WORK)
+                if not (keep and task.state is TaskState.TAKEN)
             ]
             change.expire(lapsed, "the round went on without this site")
             waiting = [u for u in self._store.updates(run.run_id) if u.folded_in is None]
@@ -224,9 +224,9 @@ class Rounds(Steps):
     ) -> None:
         """Record which updates make a round's model, and with what weights."""
         strategy = self.plan(run).plan.strategy
-        reports = {task.task_id: task.report for task in self._store.tasks(run.run_id)}
+        reports = self._reports(run)
         for update in updates:
-            cases = int((reports[update.task_id] or {})["cases"])
+            cases = int(reports[update.task_id]["cases"])
             staleness = current.number - 1 - update.started_from
             weight = staleness_weight(
                 cases, strategy.weight_cap, staleness, strategy.staleness_power
@@ -234,6 +234,10 @@ class Rounds(Steps):
             key = {"run_id": run.run_id, "sequence": update.sequence}
             fields = {"folded_in": current.number, "staleness": staleness, "weight": weight}
             change.set("updates", key, fields)
+
+    def _reports(self, run: RunRow) -> dict[str, Mapping[str, Any]]:
+        done = self._store.tasks(run.run_id, kind="train", states=(TaskState.DONE,))
+        return {task.task_id: task.report or {} for task in done}
 
     def _extend(self, run: RunRow, current: RoundRow, words: str) -> bool:
         with self._change(run) as change:
@@ -309,7 +313,7 @@ class Rounds(Steps):
         """Make the new global model; gives its object's name and size."""
         objects = self._parts.objects
         models = {at.number: at for at in self._store.rounds(run.run_id)}
-        reports = {task.task_id: task.report or {} for task in self._store.tasks(run.run_id)}
+        reports = self._reports(run)
         out = self._parts.work / f"{run.run_id}-{current.number:05d}.safetensors"
 
         def _path(update: UpdateRow) -> str:

@@ -18,7 +18,7 @@ from federation.coordinator.objects import ObjectStore
 from federation.coordinator.quorum import Part
 from federation.coordinator.records import RunRecords
 from federation.coordinator.schema import RoundRow, RunRow, TaskRow
-from federation.coordinator.states import TASK_ENDS, RoundState, RunState, TaskState
+from federation.coordinator.states import RoundState, RunState, TaskState
 from federation.coordinator.store import Change, Store
 from federation.coordinator.tasks import newest_per_site, offer_body, task_for
 from federation.plan import SignedPlan
@@ -157,7 +157,7 @@ class Steps:
         self._parts.audit.append("system", action, run.run_id, detail)
 
     def _open(self, run_id: str) -> list[TaskRow]:
-        return [task for task in self._store.tasks(run_id) if task.state not in TASK_ENDS]
+        return self._store.tasks(run_id, states=(TaskState.OPEN, TaskState.TAKEN))
 
     def _able(self, run: RunRow) -> list[str]:
         """Sites that may be given work under the plan in force."""

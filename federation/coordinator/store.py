@@ -229,15 +229,26 @@ class Store:
         sql = "SELECT * FROM rounds WHERE run_id = ? ORDER BY number"
         return [round_row(row) for row in self._rows(sql, (run_id,))]
 
-    def tasks(self, run_id: str, number: int | None = None, kind: str = "") -> list[TaskRow]:
-        """Tasks of a run, narrowed to a round and a kind, by creation."""
-        rows = self._rows("SELECT * FROM tasks WHERE run_id = ? ORDER BY rowid", (run_id,))
-        found = [task_row(row) for row in rows]
-        return [
-            task
-            for task in found
-            if (number is None or task.round == number) and (not kind or task.kind == kind)
-        ]
+    def tasks(
+        self,
+        run_id: str,
+        number: int | None = None,
+        kind: str = "",
+        states: Sequence[TaskState] = (),
+    ) -> list[TaskRow]:
+        """Tasks of a run, narrowed to a round, a kind and states, by creation."""
+        conditions, values = ["run_id = ?"], [run_id]
+        if number is not None:
+            conditions.append("round = ?")
+            values.append(str(number))
+        if kind:
+            conditions.append("kind = ?")
+            values.append(kind)
+        if states:
+            conditions.append(f"state IN ({', '.join('?' for _ in states)})")
+            values += [state.value for state in states]
+        sql = f"SELECT * FROM tasks WHERE {' AND '.join(conditions)} ORDER BY rowid"  # noqa: S608
+        return [task_row(row) for row in self._rows(sql, values)]
 
     def model_hashes(self) -> set[str]:
         """SHA-256 of every model of every round."""

@@ -22,6 +22,8 @@ FORMAT = 1
 SILENT_AFTER_S: Final = 90.0
 """A site that has something to do and was not heard of for longer is shown as silent."""
 MAX_TROUBLES: Final = 50
+OPEN_STATES: Final = tuple(state for state in TaskState if state not in TASK_ENDS)
+BAD_STATES: Final = (TaskState.FAILED, TaskState.REFUSED)
 
 
 def waiting(store: Store) -> list[Waiting]:
@@ -45,9 +47,8 @@ def run_view(store: Store, run: RunRow, slots: int = 1) -> dict[str, Any]:
     plan = SignedPlan.from_json(run.signed_plan).plan
     rounds = store.rounds(run.run_id)
     runs = waiting(store)
-    tasks = store.tasks(run.run_id)
-    quiet = silent_sites(store, run, tasks)
-    bad = troubles(tasks)
+    quiet = silent_sites(store, run, store.tasks(run.run_id, states=OPEN_STATES))
+    bad = troubles(store.tasks(run.run_id, states=BAD_STATES))
     return {
         "run_id": run.run_id,
         "name": run.name,
@@ -73,10 +74,16 @@ def run_view(store: Store, run: RunRow, slots: int = 1) -> dict[str, Any]:
 
 
 def silent_sites(store: Store, run: RunRow, tasks: Sequence[TaskRow]) -> list[dict[str, Any]]:
-    """Sites that have something to do for a run under way and have not been heard of for long."""
+    """Sites that have something to do for a run under way and have not been heard of for long.
+
+    Args:
+        store: the state.
+        run: the run.
+        tasks: its tasks that are not over.
+    """
     if run.state not in (RunState.RUNNING, RunState.PUBLISHING, RunState.OFFERED):
         return []
-    open_at = {task.site: task for task in reversed(tasks) if task.state not in TASK_ENDS}
+    open_at = {task.site: task for task in reversed(tasks)}
     now = store.now()
     found = []
     for name, task in sorted(open_at.items()):
@@ -90,8 +97,7 @@ def silent_sites(store: Store, run: RunRow, tasks: Sequence[TaskRow]) -> list[di
 
 
 def troubles(tasks: Sequence[TaskRow]) -> list[dict[str, Any]]:
-    """What sites could not or would not do, in their words, the newest first."""
-    bad = [task for task in tasks if task.state in (TaskState.FAILED, TaskState.REFUSED)]
+    """What sites could not or would not do (``tasks``), in their words, the newest first."""
     return [
         {
             "at": task.ended_at,
@@ -101,7 +107,7 @@ def troubles(tasks: Sequence[TaskRow]) -> list[dict[str, Any]]:
             "state": task.state.value,
             "words": task.words,
         }
-        for task in sorted(bad, key=lambda task: task.ended_at or "", reverse=True)
+        for task in sorted(tasks, key=lambda task: task.ended_at or "", reverse=True)
     ]
 
 
