@@ -10,9 +10,10 @@ from dicom_bridge.conformance.facts import Facts
 from dicom_bridge.conformance.text import paragraphs, table
 from dicom_bridge.net import find, intake, stack
 from dicom_bridge.net.words import describe_status
+from dicom_bridge.sop_classes import LABELMAP_STORAGE, SEGMENTATION_STORAGE
 
 SEG, SR, SC = (
-    "1.2.840.10008.5.1.4.1.1.66.4",
+    SEGMENTATION_STORAGE,
     "1.2.840.10008.5.1.4.1.1.88.34",
     "1.2.840.10008.5.1.4.1.1.7",
 )
@@ -21,10 +22,10 @@ _PROCESSED = (
     "1.2.840.10008.5.1.4.1.1.2",
     "1.2.840.10008.5.1.4.1.1.4",
     "1.2.840.10008.5.1.4.1.1.4.1",
-    "1.2.840.10008.5.1.4.1.1.66.4",
-    "1.2.840.10008.5.1.4.1.1.66.7",
+    SEGMENTATION_STORAGE,
+    LABELMAP_STORAGE,
 )
-_NAMES = {"1.2.840.10008.5.1.4.1.1.66.7": "Label Map Segmentation Storage"}
+_NAMES = {LABELMAP_STORAGE: "Label Map Segmentation Storage"}
 _SERVICES = {
     stack.VERIFICATION: "Verification",
     stack.STUDY_ROOT_FIND: "Query",

@@ -9,6 +9,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from dicom_bridge.errors import DataRefused
+from dicom_bridge.sop_classes import LABELMAP_STORAGE, SEGMENTATION_STORAGE
 
 SECONDARY_CAPTURE = frozenset(
     f"1.2.840.10008.5.1.4.1.1.7{suffix}" for suffix in ("", ".1", ".2", ".3", ".4")
@@ -17,7 +18,7 @@ ULTRASOUND = frozenset(
     f"1.2.840.10008.5.1.4.1.1.{suffix}" for suffix in ("3", "3.1", "6", "6.1", "6.2")
 )
 REPORTS = "1.2.840.10008.5.1.4.1.1.88."  # structured reports: no pixels
-NO_TEXT = frozenset({"1.2.840.10008.5.1.4.1.1.66.4", "1.2.840.10008.5.1.4.1.1.66.7"})
+NO_TEXT = frozenset({SEGMENTATION_STORAGE, LABELMAP_STORAGE})
 ENCODINGS = {
     "1.2.840.10008.1.2.4.50": "jpeg",
     "1.2.840.10008.1.2.4.51": "jpeg",

@@ -14,11 +14,12 @@ from dataclasses import dataclass, field
 from pydicom._uid_dict import UID_dictionary
 
 from dicom_bridge.errors import DataRefused, SettingsRefused
+from dicom_bridge.sop_classes import LABELMAP_STORAGE
 
 MINIMUM_SECRET = 16
 WEEKS = 520
 # Newer than pydicom 3.0's dictionary: Label Map and Height Map Segmentation Storage (PS3.6, 2024).
-_NEWER_UIDS = frozenset({"1.2.840.10008.5.1.4.1.1.66.7", "1.2.840.10008.5.1.4.1.1.66.8"})
+_NEWER_UIDS = frozenset({LABELMAP_STORAGE, "1.2.840.10008.5.1.4.1.1.66.8"})
 _STANDARD_UIDS = frozenset(UID_dictionary) | _NEWER_UIDS
 
 

@@ -20,9 +20,8 @@ from dicom_bridge.convert.source import SourceSeries
 from dicom_bridge.errors import DataRefused, SegRefused
 from dicom_bridge.geometry import FloatArray, VolumeGeometry, grid_affine
 from dicom_bridge.seg.model import Code, SegContent, SegSegment
+from dicom_bridge.sop_classes import LABELMAP_STORAGE, SEGMENTATION_STORAGE
 
-SEGMENTATION_STORAGE = "1.2.840.10008.5.1.4.1.1.66.4"
-LABELMAP_STORAGE = "1.2.840.10008.5.1.4.1.1.66.7"
 SEG_CLASSES = frozenset({SEGMENTATION_STORAGE, LABELMAP_STORAGE})
 MAX_SEG_VOXELS = 1024**3
 MAX_SEG_FRAMES = 100_000

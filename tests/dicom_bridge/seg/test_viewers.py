@@ -13,7 +13,7 @@ from pydicom.dataset import Dataset
 from dicom_bridge.convert import SourceSeries
 from dicom_bridge.seg import SegWritten, read_labels, write_seg
 from dicom_bridge.seg.codes import MS_LESIONS
-from dicom_bridge.seg.read import SEGMENTATION_STORAGE
+from dicom_bridge.sop_classes import SEGMENTATION_STORAGE
 from tests.dicom_bridge.convert import phantom
 from tests.dicom_bridge.convert.phantom import Layout, cosines, series
 from tests.dicom_bridge.seg.readers import dcmqi_masks, validator_errors
