@@ -21,6 +21,8 @@ from appliance.imaging.head import shrunk
 from appliance.imaging.volume import Affine, Mask, Volume, apply_affine, load_volume
 
 TEMPLATE = "mni_icbm152_t1_tal_nlin_sym_09a_converted.nii.gz"
+GREY = "mni_icbm152_gm_tal_nlin_sym_09a_converted.nii.gz"
+WHITE = "mni_icbm152_wm_tal_nlin_sym_09a_converted.nii.gz"
 
 SCALP_MM = 14.0
 """Distance from the brain's surface to the skin in the drawn head."""

@@ -9,12 +9,14 @@ from numpy.typing import NDArray
 from scipy import ndimage, spatial
 
 from appliance.errors import ImageRefused
-from appliance.imaging.grid import Grid, coarsening, crop_grid, grid_of, resample
+from appliance.imaging.grid import Grid, coarsening, crop_grid, grid_of, resample, same_grid
 from appliance.imaging.volume import Volume, apply_affine, inverse
 
 EVERY_NEIGHBOUR = np.ones((3, 3, 3), dtype=bool)
 FAINT = 0.02
 """Shares below this part of what one voxel of the mask can give are the interpolation's ringing."""
+SAME_MM = 1e-4
+"""Grids whose voxels lie this near to each other are one lattice: what single precision leaves."""
 ALIKE = 0.02
 """Shares that differ by less count as equal: the voxel nearer to the piece's centre goes first."""
 
@@ -60,6 +62,8 @@ def resample_labels(label: Volume, grid: Grid) -> NDArray[np.uint8]:
     """
     values = as_labels(label.data)
     present = np.flatnonzero(np.bincount(values.ravel(), minlength=256)[1:]) + 1
+    if same_grid(grid_of(label), grid, SAME_MM):
+        return values.copy()
     result = np.zeros(grid.shape, dtype=np.uint8)
     if present.size == 0:
         return result

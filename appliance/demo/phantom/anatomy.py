@@ -11,20 +11,19 @@ from dataclasses import dataclass
 from functools import lru_cache
 
 import numpy as np
-from nilearn.datasets import (
-    load_mni152_brain_mask,
-    load_mni152_gm_template,
-    load_mni152_template,
-    load_mni152_wm_template,
-)
 from numpy.typing import NDArray
 from scipy import ndimage
 
 from appliance.demo.phantom.face import FaceShapes, draw_head
 from appliance.demo.phantom.tissue import Tissue
+from appliance.imaging.atlas import GREY, TEMPLATE, WHITE, package_file
+from appliance.imaging.volume import load_volume
 
 Floats = NDArray[np.float32]
 Mask = NDArray[np.bool_]
+
+BRAIN_FROM = 0.2
+"""The brain mask is the template above this share of its maximum, as nilearn's own is."""
 
 BOX_MIN = np.array([-102.0, -128.0, -152.0])
 """Lowest corner of the head's box, MNI RAS mm."""
@@ -117,7 +116,17 @@ def load_head(spacing: float) -> Head:
     return Head(spacing, origin, tissue, face, box, brain)
 
 
-def _sample(image: NDArray[np.float64], axes: tuple[Floats, Floats, Floats]) -> Floats:
+def _template(name: str) -> Floats:
+    """A map of the nilearn package, 0 to 1: what its own loaders give, without importing them.
+
+    The import of the package takes three times as long as all the rest that is done here once.
+    """
+    values = load_volume(package_file(name)).data.astype(np.float32)
+    values /= values.max()
+    return values
+
+
+def _sample(image: Floats | Mask, axes: tuple[Floats, Floats, Floats]) -> Floats:
     """Template values (1 mm, origin (-98, -134, -72)) at the voxels of `axes`, linear."""
     scale = float(axes[0][1] - axes[0][0])
     offset = [float(a[0]) - o for a, o in zip(axes, (-98.0, -134.0, -72.0), strict=True)]
@@ -134,10 +143,11 @@ def _sample(image: NDArray[np.float64], axes: tuple[Floats, Floats, Floats]) -> 
 
 
 def _brain(axes: tuple[Floats, Floats, Floats], spacing: float) -> Brain:
-    grey = _sample(load_mni152_gm_template(resolution=1).get_fdata(), axes)
-    white = _sample(load_mni152_wm_template(resolution=1).get_fdata(), axes)
-    t1 = _sample(load_mni152_template(resolution=1).get_fdata(), axes)
-    mask = _sample(load_mni152_brain_mask(resolution=1).get_fdata(), axes) > 0.5
+    template = _template(TEMPLATE)
+    grey = _sample(_template(GREY), axes)
+    white = _sample(_template(WHITE), axes)
+    t1 = _sample(template, axes)
+    mask = _sample(template > BRAIN_FROM, axes) > 0.5
     total = np.maximum(grey + white, 1.0)
     grey, white = grey / total, white / total
     t1 /= float(np.median(t1[white > 0.95]))

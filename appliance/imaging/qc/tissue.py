@@ -15,14 +15,10 @@ import numpy as np
 from numpy.typing import NDArray
 from scipy import ndimage
 
-from appliance.imaging.atlas import package_file
+from appliance.imaging.atlas import GREY, WHITE, package_file
 from appliance.imaging.volume import Affine, Mask, Volume, apply_affine, inverse, load_volume
 
 TISSUES = ("csf", "gm", "wm")
-MAPS = (
-    "mni_icbm152_gm_tal_nlin_sym_09a_converted.nii.gz",
-    "mni_icbm152_wm_tal_nlin_sym_09a_converted.nii.gz",
-)
 MAP_STRIDE = 2
 """Every n-th voxel of the 1 mm maps is kept, after smoothing over as many."""
 PRIOR_FLOOR = 0.05
@@ -217,7 +213,7 @@ def tissue_maps() -> TissueMaps:
     Raises:
         AtlasMissing: the package or a file is not there.
     """
-    grey, white = (load_volume(package_file(name)) for name in MAPS)
+    grey, white = (load_volume(package_file(name)) for name in (GREY, WHITE))
     step = (slice(None, None, MAP_STRIDE),) * 3
     parts = [
         ndimage.uniform_filter(np.asarray(part.data, dtype=np.float32), MAP_STRIDE + 1)[step]
