@@ -16,12 +16,12 @@ setup: $(STAMP) ## virtual environment and Debian packages (prints the download 
 
 check: $(STAMP) ## format, lint, types, import contracts, unit tests (under 3 minutes)
 	@bash packaging/check.sh
-	@$(PY) -m pytest -q -n 2 --dist loadfile -m "not integration and not system and not long"
+	@$(PY) -m pytest -q -n 3 --dist loadfile --no-loadscope-reorder -m "not integration and not system and not long"
 
 test: $(STAMP) ## everything: checks, unit, property, integration and system tests with coverage
 	@bash packaging/test.sh
 
-test-long: $(STAMP) ## minutes each: a real viewer, 10,000 instances with kills, fuzzing (also installs Chromium)
+test-long: $(STAMP) ## minutes each: the whole demonstration, a real viewer, 10,000 instances with kills, fuzzing (also installs Chromium)
 	@bash packaging/setup_long.sh
 	@bash packaging/test_long.sh
 

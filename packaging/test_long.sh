@@ -9,7 +9,8 @@ long() { .venv/bin/python -m pytest -q -m long --timeout 600 --durations 15 "$@"
 if [ $# -gt 0 ]; then
   long "$@"
 else
-  long -n 2 --dist loadfile --ignore tests/viewer
+  long -n 2 --dist loadfile --ignore tests/viewer --ignore tests/system/test_demonstration.py
   long tests/viewer # a browser draws on all cores: alone
+  long tests/system/test_demonstration.py # three hospitals at their usual size, on all cores
 fi
 echo "make test-long took $(( $(date +%s) - started )) s"

@@ -21,6 +21,7 @@ if TYPE_CHECKING:
     from appliance.demo.outcome import Outcome
 
 DEFAULT_ROUNDS = 12
+DEFAULT_LABELLED = 9
 
 app = typer.Typer()
 """Holds the one command, which the root takes over."""
@@ -55,6 +56,10 @@ def run_demo(
     capture: Annotated[
         Path | None, typer.Option(hidden=True, help="Keep every wire message (tests).")
     ] = None,
+    labelled: Annotated[
+        int,
+        typer.Option(min=5, max=50, hidden=True, help="Labelled phantoms per hospital (tests)."),
+    ] = DEFAULT_LABELLED,
     json: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False,
 ) -> None:
     """Show the whole way on this machine: from the PACS and back to the PACS."""
@@ -76,6 +81,7 @@ def run_demo(
         seed=seed,
         notes=tuple(notes),
         capture=capture,
+        labelled=labelled,
     )
     outcome = demonstrate(options, report, keep=keep, json=json)
     if made and not keep and not outcome.problems:

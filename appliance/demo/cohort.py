@@ -21,6 +21,10 @@ from appliance.log import configure_log
 
 TRAINING, VALIDATION, TEST, UNLABELLED = 6, 1, 2, 1
 LABELLED = TRAINING + VALIDATION + TEST
+FEWEST_LABELLED = 5
+"""With fewer labelled patients a site draws none for testing (`split.minimum_labelled`)."""
+VALIDATION_SHARE = 0.2
+"""The plan's share of the labelled patients that are not for testing."""
 STYLE_ORDER = ("ge", "siemens", "philips")
 SEED_STRIDE = 1000
 
@@ -70,10 +74,43 @@ def scanner_words(hospital: int) -> str:
     return f"{maker} {style.field_t:g} T"
 
 
-def plan_studies(hospitals: int, folder: Path, *, seed: int, half: bool) -> list[Planned]:
+@dataclass(frozen=True, slots=True)
+class Uses:
+    """What a hospital's labelled studies are for, one patient each.
+
+    Attributes:
+        training: studies that train.
+        validation: studies that the rounds are judged by.
+        test: studies that never train.
+    """
+
+    training: int
+    validation: int
+    test: int
+
+
+def uses_of(labelled: int) -> Uses:
+    """What so many labelled studies are for, by the settings' and the plan's default shares.
+
+    Args:
+        labelled: at least :data:`FEWEST_LABELLED`, so that there is one of each use.
+
+    >>> uses_of(LABELLED) == Uses(TRAINING, VALIDATION, TEST)
+    True
+    >>> uses_of(FEWEST_LABELLED)
+    Uses(training=3, validation=1, test=1)
+    """
+    test = max(1, round(labelled * TEST / LABELLED))
+    validation = max(1, round((labelled - test) * VALIDATION_SHARE))
+    return Uses(labelled - test - validation, validation, test)
+
+
+def plan_studies(
+    hospitals: int, folder: Path, *, seed: int, half: bool, labelled: int = LABELLED
+) -> list[Planned]:
     """All phantom studies of the demonstration.
 
-    Every hospital has :data:`LABELLED` labelled and :data:`UNLABELLED` unlabelled studies; each
+    Every hospital has the same number of labelled and :data:`UNLABELLED` unlabelled studies; each
     planted fault occurs once in the whole demonstration.
 
     Args:
@@ -81,14 +118,15 @@ def plan_studies(hospitals: int, folder: Path, *, seed: int, half: bool) -> list
         folder: below it one folder per study is made.
         seed: of the whole demonstration.
         half: half resolution.
+        labelled: labelled studies of each hospital.
     """
     faults = list(Fault)
     studies = []
     for hospital in range(hospitals):
-        kinds: list[tuple[bool, Fault | None]] = [(True, None)] * LABELLED
+        kinds: list[tuple[bool, Fault | None]] = [(True, None)] * labelled
         kinds += [(False, None)] * UNLABELLED
         kinds += [(False, fault) for fault in faults[hospital::hospitals]]
-        for index, (labelled, fault) in enumerate(kinds):
+        for index, (segmentation, fault) in enumerate(kinds):
             request = PhantomRequest(
                 index=index,
                 style=style_of(hospital),
@@ -97,7 +135,7 @@ def plan_studies(hospitals: int, folder: Path, *, seed: int, half: bool) -> list
                 fault=fault,
             )
             name = f"hospital-{hospital}/study-{index:02d}"
-            studies.append(Planned(hospital, request, labelled, folder / name))
+            studies.append(Planned(hospital, request, segmentation, folder / name))
     return studies
 
 

@@ -12,7 +12,7 @@ from typing import Any
 import structlog
 
 from appliance.control import node_pb2 as pb
-from appliance.demo.cohort import TEST, TRAINING, Made, expert_segmentation
+from appliance.demo.cohort import Made, Uses, expert_segmentation, uses_of
 from appliance.demo.hospital import Hospital
 from appliance.demo.orchestrator import Demonstration, completed_rounds
 from appliance.demo.outcome import Dice, Outcome, Picture, Round, SiteRound, UnlabelledStudy
@@ -118,7 +118,8 @@ def gather_hospital(demo: Demonstration, hospital: Hospital, detail: Detail) -> 
         release="released by the rule results.release = all, for this demonstration only",
         picture=picture,
     )
-    problems.extend(hospital_problems(hospital, view, outcome))
+    uses = uses_of(demo.options.labelled)
+    problems.extend(hospital_problems(hospital, view, outcome, uses))
     return Gathered(outcome, [f"{hospital.name}: {problem}" for problem in problems])
 
 
@@ -234,21 +235,21 @@ def expert_read_back(hospital: Hospital, eye: ReadBack, made: Made, work: Path) 
 
 
 def hospital_problems(
-    hospital: Hospital, view: NodeView, outcome: HospitalOutcome
+    hospital: Hospital, view: NodeView, outcome: HospitalOutcome, uses: Uses
 ) -> Iterator[str]:
     """What is not true at one hospital."""
     if outcome.offered != hospital.expected_studies:
         yield f"{outcome.offered} studies offered, {hospital.expected_studies} are in the PACS"
     if outcome.fetched != outcome.offered:
         yield f"{outcome.fetched} of {outcome.offered} studies were fetched"
-    if outcome.trained < TRAINING:
-        yield f"{outcome.trained} cases trained, expected at least {TRAINING}"
+    if outcome.trained < uses.training:
+        yield f"{outcome.trained} cases trained, expected at least {uses.training}"
     if outcome.dice_before is None or outcome.dice_after is None:
         yield "the held-out cases were not evaluated before and after"
     elif outcome.dice_after.mean <= outcome.dice_before.mean:
         yield "training did not raise the held-out Dice"
-    elif outcome.dice_after.cases < TEST:
-        yield f"{outcome.dice_after.cases} held-out cases, expected {TEST}"
+    elif outcome.dice_after.cases < uses.test:
+        yield f"{outcome.dice_after.cases} held-out cases, expected {uses.test}"
     if outcome.segs_found != outcome.segs_expected:
         yield f"{outcome.segs_found} of {outcome.segs_expected} SEGs are right in the PACS"
     if outcome.segs_found + outcome.no_finding == 0:

@@ -16,7 +16,13 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, TypeVar
 
-from appliance.demo.cohort import Made, find_real_studies, make_studies, plan_studies
+from appliance.demo.cohort import (
+    LABELLED,
+    Made,
+    find_real_studies,
+    make_studies,
+    plan_studies,
+)
 from appliance.demo.hospital import PROJECT, Hospital, Ports
 from appliance.demo.namespace import free_ports
 from appliance.demo.processes import MemoryWatch, Process, clinode, run, start
@@ -56,6 +62,7 @@ class DemoOptions:
         seed: of phantoms and plan.
         notes: remarks for the outcome.
         capture: where the coordinator keeps every message as serialised (tests search them).
+        labelled: labelled phantoms per hospital.
     """
 
     hospitals: int
@@ -67,6 +74,7 @@ class DemoOptions:
     seed: int = 20
     notes: tuple[str, ...] = ()
     capture: Path | None = None
+    labelled: int = LABELLED
 
 
 @dataclass(slots=True)
@@ -191,6 +199,7 @@ class Demonstration:
             self.options.workdir / "studies",
             seed=self.options.seed,
             half=not self.options.full,
+            labelled=self.options.labelled,
         )
         due = {h.index: sum(p.hospital == h.index for p in planned) for h in self.hospitals}
         bar = self.progress.bar("studies made and stored in the PACS", len(planned))

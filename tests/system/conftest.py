@@ -26,7 +26,33 @@ from tests.tools import REPOSITORY, in_ci, shared_dir
 from tests.waiting import wait_for
 
 LIMIT_S = 2400.0  # a machine whose cores are shared may be three times slower than alone
-ROUNDS = 12
+
+
+@dataclass(frozen=True, slots=True)
+class Size:
+    """How much a demonstration does; what it shows is the same.
+
+    Attributes:
+        labelled: labelled phantoms per hospital.
+        training: of them, how many train at least.
+        held_out: of them, how many are held out at least.
+        rounds: federated rounds.
+        kills: closed rounds after which a node and the coordinator are killed.
+        dice: what every hospital's held-out Dice reaches.
+        real: names of the real studies of each hospital.
+    """
+
+    labelled: int
+    training: int
+    held_out: int
+    rounds: int
+    kills: tuple[int, int]
+    dice: float
+    real: tuple[tuple[str, ...], ...]
+
+
+SMALL = Size(5, 3, 1, 8, (1, 4), 0.25, (("patient01",), ("nema",)))
+FULL = Size(9, 6, 2, 12, (2, 5), 0.40, (("patient01",), ("nema",), ("patient04", "prisma")))
 
 
 @dataclass(frozen=True, slots=True)
@@ -42,6 +68,7 @@ class Shown:
         errors: standard error.
         real: whether real studies took part.
         killed: names of the services that were killed.
+        size: what was asked for.
     """
 
     returncode: int
@@ -52,34 +79,42 @@ class Shown:
     errors: str
     real: bool
     killed: tuple[str, ...]
+    size: Size
 
     def hospital(self, name: str) -> dict[str, Any]:
         """One hospital's part of the JSON."""
         return next(h for h in self.outcome["hospitals"] if h["name"] == name)
 
 
-def real_folders(root: Path) -> list[Path]:
-    """Folders of real studies for the three hospitals, or none where the data are absent."""
+def real_folders(root: Path, wanted: tuple[tuple[str, ...], ...]) -> list[Path]:
+    """A folder of real studies for each hospital, or none where the data are absent."""
     try:
         pairs = {(p.patient, p.study): p for p in raw_ms_pairs()}
         nema = shared_dir("data", "dicom", "nema_enhanced_brain", "tumour_study")
         prisma = shared_dir("data", "dicom", "siemens_prisma_mprage.tar.xz")
     except pytest.skip.Exception:
         return []
-    folders = [root / f"real-{n}" for n in range(3)]
-    for folder in folders:
+    folders = []
+    for number, names in enumerate(wanted):
+        folder = root / f"real-{number}"
         folder.mkdir(parents=True)
-    write_raw_ms_study(pairs["patient01", 1], folders[0] / "raw")
-    shutil.copytree(nema, folders[1] / "nema")
-    write_raw_ms_study(pairs["patient04", 1], folders[2] / "raw")
-    unpack = ["tar", "-xJf", str(prisma), "-C", str(folders[2])]
-    subprocess.run(unpack, check=True)
+        for name in names:
+            if name == "nema":
+                shutil.copytree(nema, folder / "nema")
+            elif name == "prisma":
+                subprocess.run(["tar", "-xJf", str(prisma), "-C", str(folder)], check=True)
+            else:
+                write_raw_ms_study(pairs[name, 1], folder / "raw")
+        folders.append(folder)
     return folders
 
 
-def kill_during_rounds(workdir: Path, killed: list[str], ended: threading.Event) -> None:
-    """SIGKILL a node after two rounds and the coordinator two rounds later."""
-    targets = [(2, "hospital-b/node", "node run"), (5, "coordinator", "coordinator run")]
+def kill_during_rounds(
+    workdir: Path, kills: tuple[int, int], killed: list[str], ended: threading.Event
+) -> None:
+    """SIGKILL a node and, some rounds later, the coordinator."""
+    services = (("hospital-b/node", "node run"), ("coordinator", "coordinator run"))
+    targets = [(after, *which) for after, which in zip(kills, services, strict=True)]
     home = workdir / "coordinator"
     for after, name, command in targets:
 
@@ -118,21 +153,29 @@ def service(home: Path, command: str) -> psutil.Process:
     raise AssertionError(f"no process runs `{command}` for {home.name}")
 
 
-@pytest.fixture(scope="session")
-def shown(tmp_path_factory: pytest.TempPathFactory) -> Shown:
+@pytest.fixture(
+    scope="session",
+    params=[
+        pytest.param(SMALL, id="small"),
+        pytest.param(FULL, id="full", marks=pytest.mark.long),
+    ],
+)
+def shown(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Shown:
     """Run ``clinode demo`` once as a stranger would, with real studies beside the phantoms."""
+    size: Size = request.param
     root = tmp_path_factory.mktemp("demo")
     workdir, capture, report = root / "work", root / "capture", root / "demo-report.html"
-    real = real_folders(root)
+    real = real_folders(root, size.real)
     command = [
-        *(sys.executable, "-m", "appliance.cli", "demo", "--json", "--rounds", str(ROUNDS)),
+        *(sys.executable, "-m", "appliance.cli", "demo", "--json"),
+        *("--rounds", str(size.rounds), "--labelled", str(size.labelled)),
         *("--workdir", str(workdir), "--report", str(report), "--capture", str(capture)),
         *("--pacs", "orthanc" if in_ci() else "auto"),
         *(part for folder in real for part in ("--dicom", str(folder))),
     ]
     killed: list[str] = []
     ended = threading.Event()
-    killer = threading.Thread(target=kill_during_rounds, args=(workdir, killed, ended))
+    killer = threading.Thread(target=kill_during_rounds, args=(workdir, size.kills, killed, ended))
     killer.start()
     begun = time.monotonic()
     try:
@@ -159,4 +202,5 @@ def shown(tmp_path_factory: pytest.TempPathFactory) -> Shown:
         errors=done.stderr,
         real=bool(real),
         killed=tuple(killed),
+        size=size,
     )

@@ -13,7 +13,9 @@ from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
+import numpy as np
 import pydicom
+from numpy.typing import NDArray
 
 NAMES = ("PatientName", "ReferringPhysicianName", "PerformingPhysicianName", "OperatorsName")
 VALUES = (
@@ -36,10 +38,21 @@ SHORTEST = 6
 UID = re.compile(r"(?<![\d.])\d{1,4}(?:\.\d{1,40}){3,}")
 FRACTION = re.compile(r"(?<![\d.])\d{1,3}\.\d*$")
 """What stands before eight digits that belong to a decimal fraction (a UID has more dots)."""
-TEXT = rb"0-9A-Za-z.^\-_ @/,:+"
-RUN = re.compile(rb"[" + TEXT + rb"]{5,}")
-RUN_16 = re.compile(rb"(?:[" + TEXT + rb"]\x00){5,}")
-BASE64 = re.compile(rb"[A-Za-z0-9+/_-]{24,}={0,2}")
+LETTERS = b"0123456789ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz"
+TEXT_RUN = 5
+"""Shorter runs of printable bytes cannot hold a needle and are what noise is full of."""
+BASE64_RUN = 24
+
+
+def _table(allowed: bytes) -> NDArray[np.bool_]:
+    """Whether a byte value is one of these."""
+    table = np.zeros(256, dtype=bool)
+    table[list(allowed)] = True
+    return table
+
+
+TEXT = _table(LETTERS + b".^-_ @/,:+")
+BASE64 = _table(LETTERS + b"+/_-")
 
 
 @dataclass(frozen=True, slots=True)
@@ -108,11 +121,25 @@ def _holds(text: str, needle: str) -> bool:
 
 def texts(file: Path) -> Iterator[str]:
     """The printable runs of a file, of what it decompresses to and of its base64 parts."""
-    content = file.read_bytes()
-    for layer in layers(content):
-        runs = [run.lower() for run in RUN.findall(layer)]
-        runs += [run.replace(b"\x00", b"").lower() for run in RUN_16.findall(layer)]
-        yield b"\n".join(runs).decode("ascii")
+    for layer in layers(file.read_bytes()):
+        values = np.frombuffer(layer, dtype=np.uint8)
+        text = TEXT[values]
+        found = [layer[begin:end] for begin, end in runs(text, TEXT_RUN)]
+        wide = text[:-1] & (values[1:] == 0)  # UTF-16: every second byte is zero
+        for first in (0, 1):
+            letters = layer[first::2]
+            found += [letters[begin:end] for begin, end in runs(wide[first::2], TEXT_RUN)]
+        yield b"\n".join(found).lower().decode("ascii")
+
+
+def runs(wanted: NDArray[np.bool_], least: int) -> Iterator[tuple[int, int]]:
+    """Where at least so many neighbours are wanted: first place, and the place after the last."""
+    edges = np.flatnonzero(wanted[1:] != wanted[:-1]) + 1
+    first, last = [0] if wanted[:1].any() else [], [wanted.size] if wanted[-1:].any() else []
+    edges = np.concatenate([np.array(first, np.intp), edges, np.array(last, np.intp)])
+    begins, ends = edges[::2], edges[1::2]
+    long = ends - begins >= least
+    return zip(begins[long].tolist(), ends[long].tolist(), strict=True)
 
 
 def layers(content: bytes, depth: int = 0) -> Iterator[bytes]:
@@ -126,8 +153,9 @@ def layers(content: bytes, depth: int = 0) -> Iterator[bytes]:
         except zlib.error:
             return
     else:
-        for run in BASE64.findall(content):
-            padded = run.rstrip(b"=") + b"=" * (-len(run.rstrip(b"=")) % 4)
+        values = np.frombuffer(content, dtype=np.uint8)
+        for begin, end in runs(BASE64[values], BASE64_RUN):
+            padded = content[begin:end] + b"=" * (-(end - begin) % 4)
             try:
                 yield from layers(base64.b64decode(padded, altchars=None), depth + 1)
             except binascii.Error:

@@ -17,13 +17,16 @@ import pytest
 from PIL import Image
 
 from appliance.control import node_pb2 as pb
+from appliance.datasets import SplitRule, draw_split
 from appliance.demo.cohort import (
+    FEWEST_LABELLED,
     LABELLED,
     UNLABELLED,
     NoStudies,
     find_real_studies,
     plan_studies,
     scanner_words,
+    uses_of,
 )
 from appliance.demo.gather import dice_of, rounds_of, unlabelled_row
 from appliance.demo.namespace import free_ports
@@ -42,7 +45,8 @@ from appliance.demo.processes import (
     tree_bytes,
 )
 from appliance.errors import NotFound, NotRunning
-from federation.plan import parse_plan
+from appliance.settings import SplitSection
+from federation.plan import ms_lesion_demo_plan, parse_plan
 from tests.dicom_bridge.deid.objects import mr_image, write
 from tests.waiting import wait_for
 
@@ -64,6 +68,30 @@ def test_each_hospital_gets_its_cohort_and_each_fault_is_planted_once(hospitals:
     assert len({(p.request.seed, p.request.index) for p in planned}) == len(planned)
     assert planned == plan_studies(hospitals, Path("studies"), seed=20, half=True)
     assert planned != plan_studies(hospitals, Path("studies"), seed=21, half=True)
+
+
+def test_a_smaller_cohort_has_the_same_faults_at_every_hospital() -> None:
+    whole = plan_studies(3, Path("studies"), seed=20, half=True)
+    small = plan_studies(3, Path("studies"), seed=20, half=True, labelled=FEWEST_LABELLED)
+    assert [(p.hospital, p.request.fault) for p in small if p.request.fault] == [
+        (p.hospital, p.request.fault) for p in whole if p.request.fault
+    ]
+    for hospital in range(3):
+        mine = [p for p in small if p.hospital == hospital]
+        assert sum(p.segmentation for p in mine) == FEWEST_LABELLED
+
+
+@pytest.mark.parametrize("labelled", range(FEWEST_LABELLED, 20))
+def test_labelled_studies_are_used_as_a_site_and_a_plan_divide_them(labelled: int) -> None:
+    uses = uses_of(labelled)
+    section = SplitSection()
+    rule = SplitRule(b"k" * 32, section.test_share, section.minimum_labelled)
+    split = draw_split([f"p{n}" for n in range(labelled)], {}, rule)
+    rest = labelled - uses.test
+    assert list(split.values()).count("test") == uses.test
+    share = ms_lesion_demo_plan().evaluation.validation_fraction
+    assert uses.validation == max(1, round(share * rest))
+    assert uses.training == rest - uses.validation
 
 
 def test_three_hospitals_have_three_scanners() -> None:
