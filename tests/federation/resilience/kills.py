@@ -58,6 +58,8 @@ SPOILED = {"task:refused": "nan", "task:failed": "fail"}
 """States that a site's sick update leads to."""
 NAMED = {"run:failed": "impossible"}
 """States that a plan which cannot be initialised leads to."""
+AHEAD = frozenset({"run:queued"})
+"""States that a run is in while another one is played."""
 ENDS = {"run:stopped": "stopped", "task:expired": "stopped", "run:failed": "failed"}
 """How such runs end; every other run finishes."""
 
@@ -76,9 +78,23 @@ def coordinator_kills(stage: Stage, points: Sequence[str] = ()) -> list[Outcome]
         without = undisturbed(rig, "without-site-c", rounds=ROUNDS)
         rig.script("site-c", {})
         return [
-            _coordinator_kill(rig, point, without if _state(point) in SPOILED else calm)
+            _tried(
+                point,
+                lambda point=point: _coordinator_kill(
+                    rig, point, without if _state(point) in SPOILED else calm
+                ),
+            )
             for point in points or kill_points()
         ]
+
+
+def _tried(point: str, play: Callable[[], Outcome]) -> Outcome:
+    """The outcome, or a row that says what was waited for in vain: the others are still played."""
+    try:
+        return play()
+    except AssertionError as error:
+        name = f"killed: {point}"
+        return Outcome(name, f"SIGKILL at {point}", False, 0, 0, None, None, words=str(error))
 
 
 def _state(point: str) -> str:
@@ -92,6 +108,9 @@ def _coordinator_kill(rig: Rig, point: str, calm: Undisturbed) -> Outcome:
     steer = STEERED.get(state, _nothing)
     rig.script("site-c", {1: {"seconds": 0.5}} if steer is not _nothing else spoiled)
     before, began = rig.carried(), rig.trace("coordinator")[-1][0]
+    if state in AHEAD:
+        rig.submit(f"ahead-of-{name}", rounds=ROUNDS)
+        before += calm.carried
     rig.arm("coordinator", point)
     run_id = rig.submit(name, rounds=ROUNDS)
     if steer is not _nothing:
@@ -137,7 +156,10 @@ def node_kills(stage: Stage, points: Sequence[str] = ()) -> list[Outcome]:
     """SIGKILL of a site's agent at every step of every kind of task, one run each."""
     with stage.rig("node-kills") as rig:
         calm = undisturbed(rig, rounds=ROUNDS)
-        return [_node_kill(rig, point, calm) for point in points or node_points()]
+        return [
+            _tried(point, lambda point=point: _node_kill(rig, point, calm))
+            for point in points or node_points()
+        ]
 
 
 def _node_kill(rig: Rig, point: str, calm: Undisturbed) -> Outcome:

@@ -19,7 +19,7 @@ NOT_IN_A_RUN = frozenset({"Renew", "LeaveRun"})
 """Calls that an ordinary run does not make."""
 FIRST = "Handshake"
 """The call that an agent makes only when it begins: it is killed to make it again."""
-INCIDENTS = {("ReportTask", "reply"): "5", ("PutObject", "reply"): "1, 5"}
+INCIDENTS = {("ReportTask", "reply"): "5", ("PutChunks", "reply"): "1, 5"}
 
 Case = tuple[str, str, str]
 """Method, side, and how it is lost: ``cut`` or ``swallow``."""
