@@ -359,3 +359,22 @@ def test_an_amended_run_trains_its_new_number_of_rounds(
         SignedPlan.from_json(path.read_bytes()) for path in (site.folder / "offered").iterdir()
     ]
     assert sorted(bool(plan.plan.amends) for plan in offered) == [False, True]
+
+
+def test_an_amendment_that_waits_for_a_person_trains_nothing(
+    federation: Federation, control: CoordinatorClient
+) -> None:
+    site, patient = federation.site("site-a"), Patient()
+    options = AgentOptions(trainers=patient.factory(site), deferred_poll_s=0.2, look_s=0.1)
+    agent = agent_of(federation, site, options)
+    run_id = str(control.submit(small_plan(2, minimum_sites=1, deadline_s=600))["run_id"])
+    wait_for(patient.begun.is_set, what="the training to begin", seconds=60)
+    site.answers[str(control.run(run_id)["plan_hash"])] = PlanDecision.approved()
+    site.answer = PlanDecision.pending()
+    control.amend(run_id, learning_rate=0.01)
+    patient.go.set()
+    wait_for(lambda: "a person's decision" in agent.status.waits, what="the words", seconds=60)
+    assert trainings(site) == ["1"]
+    site.answer = PlanDecision.approved()
+    assert run_over(control, run_id)["state"] == "finished"
+    assert trainings(site) == ["1", "2"]

@@ -134,6 +134,24 @@ def test_a_custodians_day(node: Served, run: Run) -> None:
     assert actions >= expected | {"dataset.frozen", "plan.approved", "result.released"}
 
 
+def test_runs_of_a_node_are_listed_left_halted_and_resumed(node: Served, run: Run) -> None:
+    assert "no run has been offered" in run("run", "list").out
+    node.state.runs.seen("r0001-abc", node.signed.hash)
+    for step in (
+        ("run", "leave", "r0001", "--reason", "vote"),
+        ("run", "halt", "--reason", "audit"),
+        ("run", "list"),
+        ("node", "status"),
+        ("run", "resume"),
+    ):
+        said = run(*step)
+        assert (said.code, said.err) == (0, ""), step
+    (row,) = json.loads(run("run", "list", "--json").out)
+    assert (row["run"], row["state"], row["reason"]) == ("r0001-abc", "left", "vote")
+    assert run("run", "resume").sentence.endswith("the node takes part in its runs")
+    assert run("run", "leave", "r0009").code == 1
+
+
 def test_withdrawing_asks_first(node: Served, run: Run, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("sys.stdin", io.StringIO("n\n"))  # edge: pytest closes standard input
     said = run("study", "withdraw", key_of(1))
