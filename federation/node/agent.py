@@ -454,6 +454,8 @@ class SiteAgent:
         if task.kind in DATA_KINDS and look.withdrawn != entry.withdrawn:
             self._site.record("task.repeated", {"task": task.task_id})
             self._drop_result(task)
+            # What is owed of earlier rounds holds traces of the withdrawn data too.
+            self._files(task).owed.forget()
             return self._keep(replace(entry.at(Step.FETCHED), report=None))
         return entry
 
@@ -471,8 +473,10 @@ class SiteAgent:
         self._deferred[task_id] = entry
 
     def _drop_result(self, task: pb.Task) -> None:
-        for path in self._files(task).out.glob(f"{task.task_id}.*"):
+        files = self._files(task)
+        for path in files.out.glob(f"{task.task_id}.*"):
             path.unlink(missing_ok=True)
+        files.owed.settle(task.task_id, turn_of(task), used=False)
 
     def _fetch(self, entry: Entry) -> Entry:
         task, files = entry.task, self._files(entry.task)
@@ -509,6 +513,8 @@ class SiteAgent:
                 break
             self._site.record("task.repeated", {"task": task.task_id})
             self._drop_result(task)
+            # What is owed of earlier rounds holds traces of the withdrawn data too.
+            self._files(task).owed.forget()
         if entry.times is not None:
             report.times.download_seconds = entry.times.download_seconds
             report.times.downloaded_bytes = entry.times.downloaded_bytes

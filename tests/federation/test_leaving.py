@@ -233,6 +233,9 @@ def test_a_withdrawn_patient_means_training_without_her(
 ) -> None:
     run_id = pair.start(control)
     closed = pair.patient.closed
+    owed = pair.slow.run_folder(run_id) / "agent" / "owed"
+    owed.mkdir()
+    (owed / "after-000000.safetensors").touch()
     pair.slow.stand = Standing(withdrawn=1)
     pair.agent.wake()
     wait_for(lambda: pair.patient.closed > closed, what="the trainer to be stopped")
@@ -240,6 +243,7 @@ def test_a_withdrawn_patient_means_training_without_her(
         lambda: "task.repeated" in [action for action, _ in pair.slow.records],
         what="the training to be done again",
     )
+    wait_for(lambda: not owed.exists(), what="what rounding owed to be forgotten")
     assert trainings(pair.slow) == []
     pair.patient.go.set()
     view = run_over(control, run_id)
