@@ -13,8 +13,10 @@ import tomli_w
 from pydantic import BaseModel, ConfigDict, Field, StringConstraints, ValidationError
 
 from federation.canonical import write_atomically
-from federation.coordinator.update_check import DEFAULT_NORM_RATIO
 from federation.errors import SettingsRefused
+
+DEFAULT_NORM_RATIO: Final = 1000.0
+"""An update that moves the model by more than this times the model's own norm is refused."""
 
 LONGEST_SOCKET_PATH: Final = 107
 """Bytes that ``sun_path`` holds on Linux without its closing zero (unix(7))."""

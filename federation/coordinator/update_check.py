@@ -11,13 +11,12 @@ from typing import Any, Final
 import numpy as np
 from numpy.typing import NDArray
 
+from federation.coordinator.settings import DEFAULT_NORM_RATIO
 from federation.errors import UpdateRefused
 from federation.tensorfile import Run, TensorFile, check_layout, mapped, open_tensors, runs
 
 _BLOCK: Final = 1 << 13
 """Elements of one step: BLAS starts no threads for so few, and they stay in the cache."""
-DEFAULT_NORM_RATIO: Final = 1000.0
-"""An update that moves the model by more than this times the model's own norm is refused."""
 
 
 @dataclass(frozen=True, slots=True)
