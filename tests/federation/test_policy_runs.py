@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Iterator
 from contextlib import ExitStack
 from typing import Any
@@ -9,7 +10,9 @@ from typing import Any
 import numpy as np
 import pytest
 from safetensors.numpy import load_file
+from typer.testing import CliRunner
 
+from appliance.cli.run import app as run_commands
 from federation.coordinator.control_client import CoordinatorClient
 from federation.errors import RequestRefused, RunRefused
 from federation.manifest import ModelManifest
@@ -521,3 +524,32 @@ def test_a_recall_ends_the_work_at_the_site_within_seconds(
     assert [row["attempt"] for row in view["rounds_done"][1]["sites"]] == [2]
     told = [detail for action, detail in site.records if action == "task.reported"]
     assert any("paused" in str(detail["words"]) for detail in told)
+
+
+def said(federation: Federation, *arguments: str, code: int = 0) -> str:
+    """What `clinode run` prints on the coordinator's home."""
+    result = CliRunner().invoke(run_commands, list(arguments), obj=federation.home)
+    assert result.exit_code == code, result.output
+    return result.output
+
+
+def test_the_data_scientist_sees_it_in_words(
+    federation: Federation, control: CoordinatorClient, hands: list[HandSite]
+) -> None:
+    run_id = started(control, quick(small_plan(2, minimum_sites=3)), hands)
+    hands[2].end(hands[2].task("train", 1), pb.OUTCOME_FAILED, "memory ran out at step 7")
+    assert "site-c failed train: memory ran out at step 7" in said(federation, "list")
+    assert "memory ran out at step 7" in said(federation, "show", run_id)
+    assert "rounds 2 -> 4 (+2)" in said(federation, "amend", run_id, "--rounds", "4")
+    assert "after this round" in said(federation, "show", run_id)
+    assert run_id in said(federation, "queue")
+    assert "paused" in said(federation, "pause", run_id, "--recall")
+    assert "running" in said(federation, "resume", run_id)
+    HandSite(federation, "site-d").close()
+    assert "site-d is invited" in said(federation, "invite", run_id, "site-d")
+    control.stop(run_id, "enough seen")
+    story = said(federation, "watch", run_id, code=1)
+    assert "site-c  train of round 1: failed  memory ran out at step 7" in story
+    for words in ("run.amended", "run.paused", "run.invited", "stopped enough seen"):
+        assert words in story
+    assert json.loads(said(federation, "watch", run_id, "--json", code=1).splitlines()[0])["at"]
