@@ -13,19 +13,21 @@ from collections.abc import Iterator
 from dataclasses import dataclass, field
 from datetime import timedelta
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import pytest
 
 from federation.clock import utc_now
 from federation.coordinator.control_client import CoordinatorClient
 from federation.coordinator.process import Coordinator, CoordinatorOptions
-from federation.errors import TrainerLost
+from federation.errors import TrainerLost, TransferFailed
 from federation.node.agent import AgentOptions, AgentStatus, SiteAgent
 from federation.node.connection import CoordinatorConnection, RetryPolicy
 from federation.node.site_port import PlanDecision, Stand, Standing
+from federation.node.transfer import ChunkCalls, ObjectMover, payload_of
 from federation.plan import SignedPlan
 from federation.trainer import Trainer, TrainerResources, TrainJob, TrainResult
+from federation.wire import federation_pb2 as pb
 from tests.federation.doubles import (
     FakeSite,
     Federation,
@@ -382,3 +384,37 @@ def test_an_amendment_that_waits_for_a_person_trains_nothing(
     site.answer = PlanDecision.approved()
     assert run_over(control, run_id)["state"] == "finished"
     assert trainings(site) == ["1", "2"]
+
+
+def test_a_patient_withdrawn_before_the_result_left_is_not_in_it(
+    federation: Federation, control: CoordinatorClient
+) -> None:
+    site, patient = federation.site("site-a"), Patient()
+    patient.go.set()
+    sent: list[int] = []
+
+    def withdraw_when_worked(point: str) -> None:
+        if point == "step:worked:entered" and trainings(site) == ["1"]:
+            site.stand = Standing(withdrawn=1)
+        if point == "step:sent:entered" and trainings(site):
+            sent.append(len(trainings(site)))
+
+    options = AgentOptions(trainers=patient.factory(site), observer=withdraw_when_worked)
+    agent_of(federation, site, options)
+    run_id = str(control.submit(small_plan(1, minimum_sites=1))["run_id"])
+    assert run_over(control, run_id)["state"] == "finished"
+    assert trainings(site) == ["1", "1"]
+    assert sent[0] == 2
+
+
+def test_an_unwanted_upload_ends_before_its_first_piece(tmp_path: Path) -> None:
+    source = tmp_path / "update"
+    source.write_bytes(b"x" * 1000)
+
+    # Nothing can be called on it: an upload that nobody wants makes no call.
+    calls = cast("ChunkCalls", object())
+    mover = ObjectMover(lambda: calls, lambda call: call())
+    mover.unwanted.set()
+    payload = payload_of(pb.PAYLOAD_KIND_UPDATE, "update", source)
+    with pytest.raises(TransferFailed, match="broke the upload off"):
+        mover.upload("task", payload, source)
