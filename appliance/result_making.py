@@ -112,7 +112,7 @@ class Maker:
         known = {}
         for event in reversed(self._state.activity.select(action=EVALUATED, limit=1000)):
             detail = event.detail
-            if detail.get("weights") == manifest.weights_sha256:
+            if detail.get("weights") == manifest.weights_name:
                 known[str(detail["split"])] = detail
         detail = known.get("test") or known.get("validation") or {}
         if not detail:

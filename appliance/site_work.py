@@ -26,7 +26,7 @@ from appliance.settings import Settings
 from appliance.store import DatasetState, Decision, NodeState, PlanRow, StudyRow
 from dicom_bridge.errors import DicomBridgeError
 from federation.audit_chain import AuditChain
-from federation.canonical import JSON, sha256_file
+from federation.canonical import JSON
 from federation.errors import SiteFailed
 from federation.learning.prepared import Split, read_manifest
 from federation.manifest import ModelManifest
@@ -182,7 +182,7 @@ class SiteWork:
             folder.mkdir(parents=True, exist_ok=True)
             part = kept.with_name(f"{WEIGHTS_FILE}.part")
             shutil.copyfile(weights, part)
-            if sha256_file(part) != manifest.weights_sha256:
+            if not manifest.describes(part):
                 part.unlink()
                 raise SiteFailed("the model's weights are not those that its manifest names")
             (folder / MANIFEST_FILE).write_bytes(manifest.to_json())
