@@ -1,7 +1,7 @@
 """From one project authority to the next while everything runs: prepare, switch, retire.
 
 Files only: ``ca`` signs, ``ca-next`` is announced and trusted, ``ca-former`` is still trusted.
-What each site knows, it says in its handshakes; it lies in ``authorities.json`` beside them.
+What each site knows, it says in its handshakes; the home's ``authorities.json`` keeps it.
 """
 
 from __future__ import annotations

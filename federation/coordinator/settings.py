@@ -85,7 +85,7 @@ class Home:
         self.next_authority_key = self.keys / "ca-next.key"
         self.next_authority = self.keys / "ca-next.crt"
         self.former_authority = self.keys / "ca-former.crt"
-        self.known_authorities = self.keys / "authorities.json"
+        self.known_authorities = folder / "authorities.json"
         self.authorities = self.keys / "authorities.crt"
         self.enrolment_chain = self.keys / "enrolment-chain.crt"
         self.plan_key = self.keys / "plan.key"

@@ -125,6 +125,8 @@ class Upkeep:
                 self.look()
             except (FederationError, OSError) as error:
                 _log.error("server_certificate_not_renewed", words=str(error))
+            except Exception as error:  # edge: the thread must live as long as the coordinator
+                _log.error("upkeep_failed", cause=type(error).__name__)
             self._stop.wait(self._every_s)
 
 
