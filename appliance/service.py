@@ -18,9 +18,10 @@ import structlog
 
 from appliance.archives import client_for
 from appliance.atna import atna_feed
+from appliance.control.listening import ControlServer
 from appliance.control.operations import ComponentView, FederationView
 from appliance.control.peers import Custodians, Tickets
-from appliance.control.server import ControlServer, NodeControl
+from appliance.control.server import NodeControl
 from appliance.datasets import Datasets, SplitRule
 from appliance.errors import NotAllowed
 from appliance.expiry import ExpiryWatch

@@ -1,12 +1,10 @@
-"""The control API's server: one gRPC server on a Unix socket that only its owner can open."""
+"""The control API's answers; :mod:`appliance.control.listening` has the socket."""
 
 from __future__ import annotations
 
 import shutil
 from collections import Counter
 from collections.abc import Iterator
-from concurrent import futures
-from contextlib import suppress
 from importlib.metadata import version
 from pathlib import Path
 
@@ -16,14 +14,10 @@ import structlog
 from appliance.control import node_pb2 as pb
 from appliance.control.answering import actor_of, answering, answering_each
 from appliance.control.custody import Custody
-from appliance.control.node_pb2_grpc import (
-    NodeControlServicer,
-    add_NodeControlServicer_to_server,
-)
+from appliance.control.node_pb2_grpc import NodeControlServicer
 from appliance.control.operations import NodeOperations
-from appliance.control.peers import Custodians, Tickets
+from appliance.control.peers import Custodians
 from appliance.control.running import Running
-from appliance.control.socket_path import control_socket
 from appliance.control.views import (
     audit_message,
     commitment_words,
@@ -51,8 +45,6 @@ from federation.audit_chain import AuditChain, AuditEntry, ChainWatch, read_entr
 from federation.canonical import JSON
 from federation.clock import stamp, utc_now
 
-WORKERS = 8
-STOP_GRACE_S = 2.0
 MOST_STUDIES = 100_000
 
 log = structlog.get_logger(__name__)
@@ -596,43 +588,3 @@ def _state_named(name: str) -> State | None:
     except ValueError:
         known = ", ".join(State)
         raise NotAllowed(f"there is no study state {name!r}; the states are {known}") from None
-
-
-class ControlServer:
-    """The socket: open while the node runs."""
-
-    def __init__(
-        self, home: Path, servicer: NodeControlServicer, tickets: Tickets | None = None
-    ) -> None:
-        """Prepare the server.
-
-        Args:
-            home: the home folder that names the socket.
-            servicer: answers the calls.
-            tickets: tells the servicer who calls; started and stopped with the server.
-        """
-        self._tickets = tickets
-        self._path = control_socket(home)
-        self._server = grpc.server(
-            futures.ThreadPoolExecutor(WORKERS, thread_name_prefix="control"),
-            options=(("grpc.so_reuseport", 0),),
-        )
-        add_NodeControlServicer_to_server(servicer, self._server)
-
-    def start(self) -> None:
-        """Listen. A socket left by a killed node is replaced: its home's lock is ours by now."""
-        with suppress(FileNotFoundError):
-            self._path.unlink()
-        self._server.add_insecure_port(f"unix:{self._path}")
-        self._server.start()
-        self._path.chmod(0o600)
-        if self._tickets is not None:
-            self._tickets.start()
-
-    def stop(self) -> None:
-        """Finish running calls and close the socket."""
-        if self._tickets is not None:
-            self._tickets.stop()
-        self._server.stop(STOP_GRACE_S).wait()
-        with suppress(FileNotFoundError):
-            self._path.unlink()

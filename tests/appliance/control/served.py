@@ -13,6 +13,7 @@ import pytest
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 
 from appliance.control.client import NodeClient
+from appliance.control.listening import ControlServer
 from appliance.control.operations import (
     ComponentView,
     EchoView,
@@ -24,7 +25,7 @@ from appliance.control.operations import (
     QcView,
 )
 from appliance.control.peers import Custodians, Tickets
-from appliance.control.server import ControlServer, NodeControl
+from appliance.control.server import NodeControl
 from appliance.erasure import PatientGone
 from appliance.errors import NotFound
 from appliance.governance import Governance
