@@ -20,6 +20,7 @@ from federation.node.work import RunFiles
 from federation.plan import Plan, UpdateSpec
 from federation.wire import federation_pb2 as pb
 from tests.federation.doubles import Federation, initial_tensors, small_plan
+from tests.federation.test_policy import plan_with
 from tests.federation.test_rounds import centralised, final_weights, finished
 from tests.federation.zygote import Reviver
 
@@ -205,3 +206,19 @@ def test_a_full_disk_at_the_coordinator_costs_no_update(
     assert not any(path.exists() for path in refused)
     rows = view["rounds_done"][1]["sites"]
     assert [(row["state"], row["attempt"]) for row in rows] == [("done", 1), ("done", 1)]
+
+
+def test_asynchronous_training_takes_encoded_updates(
+    federation: Federation, control: CoordinatorClient
+) -> None:
+    """The double moves every weight by the same: what differs between weights is rounding."""
+    for name in ("site-a", "site-b"):
+        federation.start(federation.site(name))
+    spec = UpdateSpec(encoding="int8", compression="zstd")
+    plan = plan_with(mode="asynchronous", buffer_size=2).model_copy(update={"update": spec})
+    view = finished(control, control.submit(plan)["run_id"])
+    assert {row["site"] for row in view["updates"]} == {"site-a", "site-b"}
+    got = final_weights(federation, view)["conv.weight"].astype(np.float64)
+    moved = got - initial_tensors()["conv.weight"]
+    assert abs(moved.mean()) > 0.1
+    assert moved.std() < abs(moved.mean()) / 100
