@@ -87,12 +87,6 @@ def task_for(
     )
 
 
-def update_objects(task: TaskRow) -> set[str]:
-    """Names of the objects that hold a training task's update: as averaged, and as it came."""
-    report = task.report or {}
-    return {str(report[key]) for key in ("update", "encoded") if report.get(key)}
-
-
 def newest_per_site(tasks: Sequence[TaskRow]) -> list[TaskRow]:
     """Of several attempts the newest of each site, ordered by site."""
     newest: dict[str, TaskRow] = {}
