@@ -170,6 +170,10 @@ class Engine(Steps):
 
     def _take_turn(self, run: RunRow) -> bool:
         """Start a run that has its quorum, or go on with one, where it is its turn."""
+        mandatory = self.plan(run).plan.strategy.mandatory_sites
+        lost = lost_mandatory(mandatory, parts_of(self._store, run))
+        if lost:
+            return self.fail(run, lost)
         with self._change(run) as change:
             starts = may_start(run.run_id, waiting(self._store), self._parts.slots)
             if not starts and run.state is RunState.QUEUED:

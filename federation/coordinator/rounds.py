@@ -206,7 +206,9 @@ class Rounds(Steps):
 
     def _fix(self, run: RunRow, current: RoundRow) -> bool:
         """Fix the round's set: the updates that have come, also those of earlier rounds."""
-        keep = self.plan(run).plan.strategy.late_updates == "keep"
+        plan = self.plan(run).plan
+        last = current.number >= plan.training.rounds
+        keep = plan.strategy.late_updates == "keep" and not last
         with self._change(run) as change:
             lapsed = [
                 task

@@ -26,6 +26,8 @@ from tests.federation.test_policy import plan_with
 from tests.federation.test_rounds import finished, same
 from tests.waiting import wait_for
 
+pytestmark = pytest.mark.integration
+
 
 @pytest.fixture
 def hands(federation: Federation) -> Iterator[list[HandSite]]:
