@@ -8,6 +8,7 @@ import shutil
 import threading
 import time
 from collections.abc import Callable
+from contextlib import suppress
 from dataclasses import dataclass, replace
 from typing import Final
 
@@ -110,6 +111,15 @@ class AgentStatus:
         side = "ahead of" if self.skew_s > 0 else "behind"
         seconds = f"{abs(self.skew_s):.0f} s"
         return f"this node's clock is {seconds} {side} the coordinator's: set it by NTP"
+
+
+def gives_way(task: pb.Task) -> bool:
+    """Whether a task that cannot be done now is better reported than kept waiting.
+
+    Others go on without a round's first request. A repeated one says that the round cannot; a
+    failed offer or publication would end the site's part in the run.
+    """
+    return task.attempt <= 1 and task.kind not in (pb.TASK_KIND_OFFER, pb.TASK_KIND_PUBLISH)
 
 
 def _unseen(point: str) -> None:
@@ -381,7 +391,8 @@ class SiteAgent:
                         raise
                 self._touch(waits=DISK_FULL)
                 _log.warning("disk_full", activity=self._status.activity)
-                if task.attempt <= 1 and time.monotonic() - began > self._options.room_patience_s:
+                waited = time.monotonic() - began
+                if gives_way(task) and waited > self._options.room_patience_s:
                     self._deferred.pop(task.task_id, None)
                     self._give_up(failure(task, "the disk of this site's node is full"))
                     return
@@ -408,6 +419,14 @@ class SiteAgent:
             self._connection.report(report)
         except RequestRefused as error:
             _log.info("report_refused", words=str(error))
+        detail: dict[str, JSON] = {
+            "task": report.task_id,
+            "outcome": "failed",
+            "accepted": False,
+            "words": report.words,
+        }
+        with suppress(OSError):  # nothing can be written: the coordinator knows
+            self._site.record("task.reported", detail)
 
     def _known(self, entry: Entry) -> Entry:
         """The task as the journal knows it; a new one is entered there."""

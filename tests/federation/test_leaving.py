@@ -298,21 +298,32 @@ def test_a_full_disk_is_waited_out_or_told(
     assert "disk" not in agent.status.waits
 
 
-def test_a_disk_that_stays_full_is_told_the_coordinator(
+def test_a_disk_that_stays_full_is_told_then_waited_for(
     federation: Federation, control: CoordinatorClient, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    site = federation.site("site-a")
+    site, full = federation.site("site-a"), threading.Event()
+    real = FakeSite.prepare
 
     def prepare(self: FakeSite, plan_hash: str) -> Path:
-        raise OSError(errno.ENOSPC, "No space left on device", "/data/sub-a1/x.nii.gz")
+        if full.is_set():
+            raise OSError(errno.ENOSPC, "No space left on device", "/data/sub-a1/x.nii.gz")
+        return real(self, plan_hash)
+
+    def fill(point: str) -> None:
+        # The first task reported is the offer: what follows finds the disk full.
+        if point == "step:reported:entered" and not trainings(site):
+            full.set()
 
     monkeypatch.setattr(FakeSite, "prepare", prepare)  # the site's disk, which is full
-    options = AgentOptions(trainers=site.trainer, room_patience_s=0.2)
+    options = AgentOptions(trainers=site.trainer, observer=fill, room_patience_s=0.2)
     agent_of(federation, site, options)
-    view = run_over(control, str(control.submit(small_plan(1, minimum_sites=1))["run_id"]))
-    assert view["state"] == "failed"
-    assert "the disk of this site's node is full" in view["words"]
-    assert "sub-a1" not in view["words"]
+    run_id = str(control.submit(small_plan(1, minimum_sites=1))["run_id"])
+    words = wait_for(lambda: tasks(site, "failed") or None, what="the failure", seconds=60)
+    assert set(words) == {"the disk of this site's node is full"}
+    wait_for(lambda: control.run(run_id)["round"] == 1, what="the round", seconds=60)
+    full.clear()
+    monkeypatch.setattr(FakeSite, "prepare", real)
+    assert run_over(control, run_id)["state"] == "finished"
 
 
 def test_status_says_what_the_node_waits_for(
