@@ -468,6 +468,9 @@ class SiteAgent:
         if report is None or report.outcome != pb.OUTCOME_DONE:
             return entry
         look = look_at(self._site, task)
+        if look.objection is not None and look.objection.waits(task):
+            self._drop_result(task)
+            return self._keep(replace(entry.at(Step.FETCHED), report=None))
         if look.objection is not None:
             return self._refused(entry, look.objection)
         if task.kind in DATA_KINDS and look.withdrawn != entry.withdrawn:
@@ -515,8 +518,10 @@ class SiteAgent:
         while True:
             standing = Standing(self._connection.stands, task.task_id, self._news)
             guard = self._guard(task, self._worker.close, standing)
-            with standing, guard:
-                report = self._attempt(task)
+            report = None
+            if guard.objection is None:
+                with standing, guard:
+                    report = self._attempt(task)
             if self._stop.is_set():
                 # What ended the work may be the stop itself: nothing is kept, it is done again.
                 return None

@@ -429,3 +429,31 @@ def test_an_unwanted_upload_ends_before_its_first_piece(tmp_path: Path) -> None:
     payload = payload_of(pb.PAYLOAD_KIND_UPDATE, "update", source)
     with pytest.raises(TransferFailed, match="broke the upload off"):
         mover.upload("task", payload, source)
+
+
+def test_halted_between_work_and_report_a_needed_task_is_done_again(
+    federation: Federation, control: CoordinatorClient
+) -> None:
+    site = federation.site("site-a")
+
+    def halt_when_worked(point: str) -> None:
+        if point == "step:worked:entered" and trainings(site) == ["1", "1"]:
+            site.stand = Standing(Stand.HALTED, "the custodian has halted this site")
+
+    class Spoilt(NumpyTrainer):
+        """The first update is refused, so that the round asks again."""
+
+        def train(self, job: TrainJob) -> TrainResult:
+            self.spoil = "nan" if not trainings(site) else ""
+            with (site.folder / "trainings.log").open("a") as stream:
+                stream.write("1\n")
+            return super().train(job)
+
+    options = AgentOptions(trainers=Spoilt, observer=halt_when_worked, deferred_poll_s=0.2)
+    agent_of(federation, site, options)
+    run_id = str(control.submit(small_plan(1, minimum_sites=1))["run_id"])
+    wait_for(lambda: site.records[-1][0] == "task.waits", what="the task to wait", seconds=60)
+    assert control.run(run_id)["state"] == "running"
+    site.stand = Standing()
+    assert run_over(control, run_id)["state"] == "finished"
+    assert trainings(site) == ["1", "1", "1"]
