@@ -20,6 +20,8 @@ from tests.federation.doubles import make_home, small_plan
 
 ASK_EVERY = 40
 """Looks at the disk between two questions whether the run has failed."""
+AT_ONCE = 6
+"""Sites that enrol at once; the listener bounds their number."""
 MODULE = [sys.executable, "-m", "benchmarks.federation.clinode_processes"]
 
 
@@ -57,8 +59,9 @@ def run_clinode(case: Case, folder: Path) -> Figures:
                 site.mkdir()
                 (site / "token").write_text(control.add_site(name))
                 roots[name] = made.start(name, [*MODULE, "agent", site, name]).pid
-            for name in case.site_names:
-                made.wait_for((folder / name / "enrolled").exists, f"enrolment of {name}", 120)
+                if len(roots) % AT_ONCE == 0:
+                    _enrolled(made, folder, roots)
+            _enrolled(made, folder, roots)
             return _rounds(case, made, home, control, roots)
 
 
@@ -89,6 +92,12 @@ def _rounds(
     }
     starts = [opened[number] for number in range(case.warmup + 1, case.total + 1)]
     return figures(watch, starts)
+
+
+def _enrolled(made: Processes, folder: Path, roots: dict[str, int]) -> None:
+    for name in roots:
+        if name != "server":
+            made.wait_for((folder / name / "enrolled").exists, f"enrolment of {name}", 300)
 
 
 def _answers(control: CoordinatorClient) -> bool:
