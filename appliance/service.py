@@ -64,8 +64,9 @@ from federation.errors import (
     VersionRefused,
 )
 from federation.keyfile import read_passphrase
-from federation.node.agent import AgentOptions, AgentStatus, SiteAgent
+from federation.node.agent import AgentOptions, SiteAgent
 from federation.node.connection import CoordinatorConnection
+from federation.node.status import AgentStatus
 
 _log = structlog.get_logger(__name__)
 

@@ -33,6 +33,7 @@ from federation.node.journal import Entry, Journal
 from federation.node.site_port import SitePort
 from federation.node.standing import RECALLED, Standing
 from federation.node.states import Step
+from federation.node.status import AgentStatus
 from federation.node.watch import DATA_KINDS, LOOK_S, Ground, Guard, Look, Objection, look_at
 from federation.node.work import (
     OnDemandTrainer,
@@ -64,53 +65,11 @@ PARTING_PATIENCE_S: Final = 10.0
 """How long the word of leaving waits for the report of the task under way."""
 GREET_AGAIN_S: Final = 3600.0
 """How often the coordinator's clock is compared anew."""
-LARGEST_SKEW_S: Final = 60.0
-"""Clocks that differ by more are told to the operator."""
 DISK_FULL: Final = "the node's disk is full: make room; the node goes on by itself"
 
 Observer = Callable[[str], None]
 """Called with ``step:<step>:entering`` before and ``...:entered`` after a journal entry."""
 _log = structlog.get_logger(__name__)
-
-
-@dataclass(frozen=True, slots=True)
-class AgentStatus:
-    """What the agent is doing, for the control API.
-
-    Attributes:
-        connected: whether the last call was answered.
-        activity: ``waiting``, or a task's kind.
-        run_id: the task's run, or "".
-        round: the task's round.
-        deferred: tasks that wait for a person.
-        last_contact: UTC ISO 8601, or "".
-        words: why the agent ended, or "".
-        waits: what the agent waits for, in words, or "".
-        skew_s: seconds that this clock is ahead of the coordinator's; None before it was compared.
-    """
-
-    connected: bool = False
-    activity: str = "starting"
-    run_id: str = ""
-    round: int = 0
-    deferred: int = 0
-    last_contact: str = ""
-    words: str = ""
-    waits: str = ""
-    skew_s: float | None = None
-
-    @property
-    def clock_words(self) -> str:
-        """What is said about a wrong clock, or "".
-
-        >>> AgentStatus(skew_s=-90.0).clock_words
-        "this node's clock is 90 s behind the coordinator's: set it by NTP"
-        """
-        if self.skew_s is None or abs(self.skew_s) <= LARGEST_SKEW_S:
-            return ""
-        side = "ahead of" if self.skew_s > 0 else "behind"
-        seconds = f"{abs(self.skew_s):.0f} s"
-        return f"this node's clock is {seconds} {side} the coordinator's: set it by NTP"
 
 
 def gives_way(task: pb.Task) -> bool:

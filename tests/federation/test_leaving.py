@@ -21,9 +21,10 @@ from federation.clock import utc_now
 from federation.coordinator.control_client import CoordinatorClient
 from federation.coordinator.process import Coordinator, CoordinatorOptions
 from federation.errors import TrainerLost, TransferFailed
-from federation.node.agent import AgentOptions, AgentStatus, SiteAgent
+from federation.node.agent import AgentOptions, SiteAgent
 from federation.node.connection import CoordinatorConnection, RetryPolicy
 from federation.node.site_port import PlanDecision, Stand, Standing
+from federation.node.status import AgentStatus
 from federation.node.transfer import ChunkCalls, ObjectMover, payload_of
 from federation.plan import SignedPlan
 from federation.trainer import Trainer, TrainerResources, TrainJob, TrainResult
