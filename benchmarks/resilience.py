@@ -1,20 +1,22 @@
 """What a run survives: every fault for real, with what was repeated and how long it took.
 
 ``python -m benchmarks.resilience`` plays every scenario of ``tests/federation/resilience`` and
-writes ``docs/benchmarks/resilience.md``; names as arguments play only those, and print their rows.
+writes ``docs/benchmarks/resilience.md``; names as arguments play those and keep the other rows.
 Root (or the right to make namespaces and mounts) gives the real links and full disks.
 """
 
 from __future__ import annotations
 
 import argparse
+import json
+import os
 import platform
 import subprocess
 import sys
 import time
 from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import replace
+from dataclasses import asdict, replace
 from pathlib import Path
 
 from benchmarks.table import markdown
@@ -22,7 +24,8 @@ from tests.federation.resilience import clocks, disks, kills, line, messages, si
 from tests.federation.resilience.outcome import HEADINGS, Outcome, row
 from tests.federation.resilience.stage import Play, Stage, stage
 
-DOCUMENT = Path(__file__).parents[1] / "docs" / "benchmarks" / "resilience.md"
+RESULTS = Path(__file__).resolve().parents[1] / "build" / "resilience.json"
+DOCUMENT = Path(__file__).resolve().parents[1] / "docs" / "benchmarks" / "resilience.md"
 TEXT = """# What a run survives
 
 Written by `python -m benchmarks.resilience` on {day} ({machine}, commit {commit}); do not edit
@@ -65,7 +68,7 @@ scenario is also a test (`tests/federation/resilience`, `tests/federation/test_k
 ```sh
 sudo apt-get install iproute2 libfaketime
 sudo .venv/bin/python -m benchmarks.resilience            # all, writes this page
-sudo .venv/bin/python -m benchmarks.resilience line disks # some, prints their rows
+sudo .venv/bin/python -m benchmarks.resilience line disks # some, keeps the other rows
 ```
 
 Root is for network namespaces and a small file system. Without it the line goes through a relay
@@ -180,6 +183,14 @@ def document(found: Mapping[str, Sequence[Outcome]]) -> str:
     return "\n\n".join(part for part in parts if part) + "\n"
 
 
+def _kept() -> dict[str, list[Outcome]]:
+    """Rows of earlier calls: a page may be played in parts."""
+    if not RESULTS.exists():
+        return {}
+    document = json.loads(RESULTS.read_text())
+    return {name: [Outcome(**one) for one in document[name]] for name in document}
+
+
 def _seen(outcomes: Sequence[Outcome]) -> str:
     """What a person sees, once per text, and the words of each row."""
     users = dict.fromkeys(one.user for one in outcomes if one.user)
@@ -189,8 +200,6 @@ def _seen(outcomes: Sequence[Outcome]) -> str:
 
 
 def _cores() -> int:
-    import os
-
     return len(os.sched_getaffinity(0))
 
 
@@ -204,9 +213,10 @@ def main() -> int:
         print(f"\n{TITLES[name]}\n")
         print(markdown(HEADINGS, [row(one) for one in shortened(outcomes)]))
         print(_seen(outcomes))
-    if not names:
-        DOCUMENT.write_text(document(found))
-        print(f"written: {DOCUMENT}")
+    kept = _kept() | found
+    RESULTS.write_text(json.dumps({n: [asdict(one) for one in kept[n]] for n in kept}, indent=1))
+    DOCUMENT.write_text(document(kept))
+    print(f"written: {DOCUMENT}")
     bad = [text for outcomes in found.values() for one in outcomes for text in _bad(one)]
     print(*bad, sep="\n")
     return 1 if bad else 0

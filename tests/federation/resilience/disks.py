@@ -73,7 +73,7 @@ def _words_while_full(rig: Rig, run_id: str, began: float) -> tuple[float | None
 
     while now() < began + LASTS_S:
         for text in all_words(rig.view(run_id)):
-            if "disk is full" in text:
+            if "disk" in text and "full" in text:
                 return now() - began, text
         time.sleep(0.1)
     return None, ""

@@ -7,12 +7,13 @@ point gets a run of its own, so that what was repeated and how long it took belo
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
+from functools import partial
 
 from federation.coordinator.states import kill_points
 from federation.node.states import kill_points as agent_kill_points
 from tests.federation.resilience.outcome import Outcome
 from tests.federation.resilience.rig import Rig, RigOptions
-from tests.federation.resilience.stage import Stage, Undisturbed, measured, undisturbed
+from tests.federation.resilience.stage import Stage, Undisturbed, measured, shared_out, undisturbed
 from tests.waiting import wait_for
 
 KINDS = ("offer", "train", "evaluate", "publish")
@@ -72,20 +73,19 @@ def coordinator_kills(stage: Stage, points: Sequence[str] = ()) -> list[Outcome]
         points: default is every point of the tables.
     """
     sites = {"site-a": 3, "site-b": 4, "site-c": 5}
-    with stage.rig("coordinator-kills", RigOptions(sites=sites)) as rig:
-        calm = undisturbed(rig, rounds=ROUNDS)
-        rig.script("site-c", {1: {"spoil": "fail"}})
-        without = undisturbed(rig, "without-site-c", rounds=ROUNDS)
-        rig.script("site-c", {})
-        return [
-            _tried(
-                point,
-                lambda point=point: _coordinator_kill(
-                    rig, point, without if _state(point) in SPOILED else calm
-                ),
-            )
-            for point in points or kill_points()
-        ]
+
+    def _share(number: int, share: Sequence[str]) -> list[Outcome]:
+        with stage.rig(f"coordinator-{number}", RigOptions(sites=sites)) as rig:
+            calm = undisturbed(rig, rounds=ROUNDS)
+            rig.script("site-c", {1: {"spoil": "fail"}})
+            without = undisturbed(rig, "without-site-c", rounds=ROUNDS)
+            rig.script("site-c", {})
+            due = {point: without if _state(point) in SPOILED else calm for point in share}
+            return [
+                _tried(point, partial(_coordinator_kill, rig, point, due[point])) for point in share
+            ]
+
+    return shared_out(points or kill_points(), _share)
 
 
 def _tried(point: str, play: Callable[[], Outcome]) -> Outcome:
@@ -154,12 +154,13 @@ def node_points() -> tuple[str, ...]:
 
 def node_kills(stage: Stage, points: Sequence[str] = ()) -> list[Outcome]:
     """SIGKILL of a site's agent at every step of every kind of task, one run each."""
-    with stage.rig("node-kills") as rig:
-        calm = undisturbed(rig, rounds=ROUNDS)
-        return [
-            _tried(point, lambda point=point: _node_kill(rig, point, calm))
-            for point in points or node_points()
-        ]
+
+    def _share(number: int, share: Sequence[str]) -> list[Outcome]:
+        with stage.rig(f"node-{number}") as rig:
+            calm = undisturbed(rig, rounds=ROUNDS)
+            return [_tried(point, partial(_node_kill, rig, point, calm)) for point in share]
+
+    return shared_out(points or node_points(), _share)
 
 
 def _node_kill(rig: Rig, point: str, calm: Undisturbed) -> Outcome:

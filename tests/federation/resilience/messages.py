@@ -3,18 +3,15 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from concurrent.futures import ThreadPoolExecutor
 
 from tests.federation.resilience.lives import METHODS
 from tests.federation.resilience.outcome import Outcome
 from tests.federation.resilience.rig import Rig
-from tests.federation.resilience.stage import Stage, Undisturbed, measured, undisturbed
+from tests.federation.resilience.stage import Stage, Undisturbed, measured, shared_out, undisturbed
 from tests.waiting import wait_for
 
 SIDES = ("request", "reply")
 ROUNDS = 2
-AT_ONCE = 4
-"""Federations that wait beside each other: a silent line is waited for, not computed on."""
 NOT_IN_A_RUN = frozenset({"Renew", "LeaveRun"})
 """Calls that an ordinary run does not make."""
 FIRST = "Handshake"
@@ -44,21 +41,16 @@ def lost_messages(stage: Stage, chosen: Sequence[Case] = ()) -> list[Outcome]:
         chosen: default is every message by a cut connection, with ``stage.full`` by silence too.
     """
     wanted = list(chosen) or cases(("cut", "swallow") if stage.full else ("cut",))
-    shares = [wanted[number::AT_ONCE] for number in range(AT_ONCE)]
-    numbered = [(number, share) for number, share in enumerate(shares) if share]
 
-    def _share(at: tuple[int, list[Case]]) -> list[tuple[Case, Outcome | None]]:
-        number, share = at
+    def _share(number: int, share: Sequence[Case]) -> list[Outcome]:
         with stage.rig(f"messages-{number}") as rig:
             calm = undisturbed(rig, rounds=ROUNDS)
-            return [(case, _lost(rig, calm, case)) for case in share]
+            return [_lost(rig, calm, case) for case in share]
 
-    with ThreadPoolExecutor(AT_ONCE) as pool:
-        found = dict(pair for pairs in pool.map(_share, numbered) for pair in pairs)
-    return [outcome for case in wanted if (outcome := found[case]) is not None]
+    return shared_out(wanted, _share)
 
 
-def _lost(rig: Rig, calm: Undisturbed, case: Case) -> Outcome | None:
+def _lost(rig: Rig, calm: Undisturbed, case: Case) -> Outcome:
     method, side, how = case
     name = f"lost-{method}-{side}-{how}"
     who = "coordinator" if side == "reply" else "site-a"

@@ -5,11 +5,12 @@ from __future__ import annotations
 
 import shutil
 import tempfile
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 from tests.federation.resilience.nursery import Nursery
 from tests.federation.resilience.outcome import Outcome
@@ -112,6 +113,28 @@ def stage(*, full: bool = False) -> Iterator[Stage]:
         else:
             os.environ["XDG_RUNTIME_DIR"] = before
         shutil.rmtree(folder, ignore_errors=True)
+
+
+AT_ONCE = 4
+"""Federations beside each other: most of a scenario's time is waited for, not computed on."""
+C = TypeVar("C")
+
+
+def shared_out(
+    cases: Sequence[C], play: Callable[[int, Sequence[C]], Sequence[Outcome]], lanes: int = AT_ONCE
+) -> list[Outcome]:
+    """Play cases in several federations at a time; the outcomes in the cases' order.
+
+    Args:
+        cases: what is played.
+        play: plays the cases of one federation, which has this number, one after the other.
+        lanes: how many federations.
+    """
+    shares = [cases[number::lanes] for number in range(lanes)]
+    with ThreadPoolExecutor(lanes) as pool:
+        played = [pool.submit(play, n, share) for n, share in enumerate(shares) if share]
+        found = [one.result() for one in played]
+    return [found[at % len(found)][at // lanes] for at in range(len(cases))]
 
 
 Play = Callable[[Stage], list[Outcome]]

@@ -9,7 +9,7 @@ from federation.trainer.states import kill_points
 from tests.federation.learning.tiny import tiny_folder, tiny_plan
 from tests.federation.resilience.outcome import Outcome
 from tests.federation.resilience.rig import Rig, RigOptions
-from tests.federation.resilience.stage import Stage
+from tests.federation.resilience.stage import Stage, shared_out
 from tests.waiting import wait_for
 
 JOBS = ("train", "evaluate")
@@ -39,16 +39,18 @@ def trainer_kills(stage: Stage, points: Sequence[str] = ()) -> list[Outcome]:
     The final model is compared byte for byte with that of the same run undisturbed.
     """
     wanted = tuple(points) or trainer_points()
+    return shared_out(wanted, lambda number, share: _share(stage, number, share), lanes=2)
+
+
+def _share(stage: Stage, number: int, wanted: Sequence[str]) -> list[Outcome]:
     plan = trainer_plan(len(wanted) + 1)
-    with stage.rig("trainer", RigOptions(sites=SITES, trainer="real")) as rig:
+    with stage.rig(f"trainer-{number}", RigOptions(sites=SITES, trainer="real")) as rig:
         _images(rig)
         calm = rig.submit("undisturbed", plan)
         assert rig.finished(calm, 600)["state"] == "finished", rig.view(calm)["words"]
         rig.arm("site-a", wanted[0])
         run_id = rig.submit("killed", plan)
-        outcomes = []
-        for number, point in enumerate(wanted):
-            outcomes.append(_kill(rig, point, wanted[number + 1 : number + 2]))
+        outcomes = [_kill(rig, point, wanted[at + 1 : at + 2]) for at, point in enumerate(wanted)]
         view = rig.finished(run_id, 600)
         same = rig.model(run_id) == rig.model(calm)
         return [
