@@ -21,6 +21,7 @@ from typing import Any
 import numpy as np
 import pytest
 
+from federation.chunks import CHUNK_BYTES
 from federation.coordinator.control_client import CoordinatorClient
 from federation.enrolment.client import enrol
 from federation.errors import CoordinatorUnreachable
@@ -82,7 +83,7 @@ def coordinator(home: Path, size: int) -> Iterator[tuple[Watched, CoordinatorCli
     made = Watched("coordinator", str(home), str(size))
     try:
         with CoordinatorClient(home) as control:
-            wait_for(lambda: _answers(control), what="the coordinator", seconds=60)
+            wait_for(lambda: _answers(control), what="the coordinator", seconds=200)
             yield made, control
     finally:
         made.close()
@@ -143,10 +144,17 @@ def test_coordinators_memory_does_not_grow_with_the_sites(tmp_path: Path, runtim
     assert peaks[12] - peaks[3] < 80 * MEGA, peaks
 
 
+@pytest.fixture
+def roomy(tmp_path: Path) -> Iterator[Path]:
+    """A folder that is emptied at once: what lies in it is too large to be kept."""
+    yield tmp_path
+    shutil.rmtree(tmp_path, ignore_errors=True)
+
+
 @pytest.mark.long
-@pytest.mark.timeout(600)
-def test_four_gibibytes_and_a_restart_of_either_side(tmp_path: Path, runtime: None) -> None:
-    size = 4 << 30
+@pytest.mark.timeout(900)
+def test_four_gibibytes_and_a_restart_of_either_side(roomy: Path, runtime: None) -> None:
+    tmp_path, size = roomy, 4 << 30
     if shutil.disk_usage(tmp_path).free < 8 * size:
         pytest.skip(f"needs {8 * size >> 30} GiB of free disk")
     home = make_home(tmp_path / "coordinator")
@@ -168,10 +176,9 @@ def test_four_gibibytes_and_a_restart_of_either_side(tmp_path: Path, runtime: No
             node.close()
     trained = view["rounds_done"][1]["sites"][0]
     # What had arrived was not sent again, in either direction.
-    assert trained["times"]["uploaded_bytes"] < 1.02 * size
+    assert trained["times"]["uploaded_bytes"] < size + 8 * CHUNK_BYTES
     write_model(size, tmp_path / "expected")
     _one_half_more(tmp_path / "expected", home / "runs" / run_id / "model" / "weights.safetensors")
-    shutil.rmtree(tmp_path)
     sys.stdout.write(
         f"peaks: coordinator {server.peak / MEGA:.0f} MB, node {node.peak / MEGA:.0f} MB\n"
     )
