@@ -16,7 +16,7 @@ from weakref import WeakKeyDictionary
 from pynetdicom import AE, evt
 from pynetdicom.association import Association
 from pynetdicom.dimse import DIMSEServiceProvider
-from pynetdicom.pdu import A_ABORT_RQ
+from pynetdicom.pdu import A_ABORT_RQ, A_ASSOCIATE_RJ
 from pynetdicom.pdu_primitives import SCP_SCU_RoleSelectionNegotiation
 from pynetdicom.presentation import PresentationContext
 
@@ -29,6 +29,9 @@ from dicom_bridge.net.words import Rejection, describe_abort, describe_rejection
 
 _ALERT_WAIT_S = 2.0
 _aborts: WeakKeyDictionary[Association, tuple[int, int]] = WeakKeyDictionary()
+_rejections: WeakKeyDictionary[Association, Rejection] = WeakKeyDictionary()
+"""As they arrive: pynetdicom takes a rejection that comes before its own thread has noticed the
+connection for a connection that was never made."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -81,9 +84,13 @@ def _opener(extras: Extras) -> Callable[[evt.Event], None]:
     return opened
 
 
-def _note_abort(event: evt.Event) -> None:
-    if isinstance(event.pdu, A_ABORT_RQ):
-        _aborts[event.assoc] = (event.pdu.source or 0, event.pdu.reason_diagnostic or 0)
+def _note_end(event: evt.Event) -> None:
+    pdu = event.pdu
+    if isinstance(pdu, A_ABORT_RQ):
+        _aborts[event.assoc] = (pdu.source or 0, pdu.reason_diagnostic or 0)
+    elif isinstance(pdu, A_ASSOCIATE_RJ):
+        told = Rejection(pdu.result or 0, pdu.source or 0, pdu.reason_diagnostic or 0)
+        _rejections[event.assoc] = told
 
 
 @contextmanager
@@ -120,7 +127,7 @@ def associate(
             tls_args=None if link.tls is None else (link.tls, link.remote.host),
             evt_handlers=[
                 (evt.EVT_CONN_OPEN, _opener(extras)),
-                (evt.EVT_PDU_RECV, _note_abort),
+                (evt.EVT_PDU_RECV, _note_end),
                 *extras.handlers,
             ],
         )
@@ -154,8 +161,8 @@ def _end(association: Association, link: Link, *, whole: bool) -> None:
 
 def _refusal(association: Association, link: Link) -> PeerError:
     answer = association.acceptor.primitive
-    if association.is_rejected and answer is not None:
-        rejection = Rejection(answer.result or 0, answer.result_source or 0, answer.diagnostic or 0)
+    if association in _rejections:
+        rejection = _rejections[association]
         words = describe_rejection(
             rejection,
             calling_ae=link.calling_ae,

@@ -5,8 +5,10 @@ from __future__ import annotations
 import hashlib
 import io
 import socket
+import threading
 import zlib
 from pathlib import Path
+from typing import Any
 
 import pytest
 from pydicom import dcmread
@@ -20,6 +22,7 @@ from pydicom.uid import (
     ImplicitVRLittleEndian,
     generate_uid,
 )
+from pynetdicom.transport import AssociationSocket
 from structlog.testing import capture_logs
 
 from dicom_bridge.errors import AssociationRejected, SettingsRefused
@@ -114,6 +117,32 @@ def test_only_listed_callers_and_our_own_title(study: SmallStudy, inbox: FolderI
             client(other).send(study.paths)
         assert client(remote).echo().ok
     assert inbox.files() == []
+
+
+def test_a_rejection_that_comes_early_is_a_rejection(
+    inbox: FolderInbox, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The rejection is read, and the connection closed, before our own thread looks at it."""
+
+    class LateEvent(threading.Event):
+        owner: AssociationSocket
+
+        def wait(self, timeout: float | None = None) -> bool:
+            told = super().wait(timeout)
+            wait_for(lambda: not self.owner._is_connected, what="the connection to be over")
+            return told
+
+    made = AssociationSocket.__init__
+
+    def late(self: AssociationSocket, *args: Any, **kwargs: Any) -> None:  # noqa: ANN401
+        made(self, *args, **kwargs)
+        self._ready = LateEvent()
+        self._ready.owner = self
+
+    with running_receiver(inbox) as (_, remote):
+        monkeypatch.setattr(AssociationSocket, "__init__", late)
+        with pytest.raises(AssociationRejected, match="does not know our AE title STRANGER"):
+            client(remote, "STRANGER").echo()
 
 
 def test_the_same_again_is_success_and_other_content_is_kept_apart(
