@@ -29,7 +29,14 @@ DOCUMENT = Path(__file__).resolve().parents[1] / "docs" / "benchmarks" / "resili
 TEXT = """# What a run survives
 
 Written by `python -m benchmarks.resilience` on {day} ({machine}, commit {commit}); do not edit
-it.
+it. The page can be played in parts.
+
+**This edition** was put together from single calls of the scenarios at several commits of that day,
+while the machine did much else (load average 20 to 40 on 2 cores): every time is longer than on a
+quiet machine. Not played for it: most points of the coordinator's, the node's and the trainer's
+tables one by one (`tests/federation/test_kills.py` kills coordinator and node at every point), a
+cut of minutes (`line` cuts for 130 s; the rows here are of 4 s), silence at every message. The
+messages lost by cut were measured with the first protocol version, whose calls they name.
 
 A coordinator process and two or three node processes (the agent over mutual TLS, with a
 stand-in for the trainer that computes in numpy; in the trainer's rows the real trainer on small
