@@ -1,5 +1,5 @@
 #!/usr/bin/env bash
-# What `make test-long` needs beyond `make setup`: Chromium (Debian) and viewers (npm).
+# What `make test-long` needs beyond `make setup`: Chromium, libfaketime, ip (Debian), viewers (npm).
 # Repeatable. The viewers go into ${CLINODE_TEST_CACHE:-~/.cache/clinode-tests}, never into git.
 set -euo pipefail
 cd "$(dirname "$0")/.."
@@ -16,9 +16,11 @@ fi
 missing=()
 command -v chromium >/dev/null || command -v chromium-browser >/dev/null || command -v google-chrome >/dev/null || missing+=(chromium)
 command -v npm >/dev/null || missing+=(npm)
+compgen -G "/usr/lib/*/faketime/libfaketimeMT.so.1" >/dev/null || missing+=(libfaketime)
+command -v ip >/dev/null || missing+=(iproute2)
 if [ ${#missing[@]} -gt 0 ]; then
   if [ "${as_root[*]:-}" = false ] || ! command -v apt-get >/dev/null; then
-    say "Not installed: ${missing[*]} (needs root or passwordless sudo, and apt-get). The viewer tests skip, and fail where CI=true." >&2
+    say "Not installed: ${missing[*]} (needs root or passwordless sudo, and apt-get). The tests that need them skip, and those of the viewers fail where CI=true." >&2
   else
     say "Installing the Debian packages ${missing[*]} (Chromium: about 90 MB to download) ..."
     "${as_root[@]}" apt-get update -qq || say "  apt-get update failed; trying with the lists that are here"
