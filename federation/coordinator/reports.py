@@ -99,6 +99,18 @@ class Reports:
         self._audit.append(site, "task.reported", task.task_id, detail)
         return ending.state is TaskState.DONE, ending.words
 
+    def held_up(self, site: str, task_id: str, words: str) -> None:
+        """Keep what a task waits for at its site; empty words: it goes on."""
+        said = plain_words(words)
+        task = self._store.task(task_id)
+        if task is None or task.site != site or said == task.words:
+            return
+        with self._store.change(quiet=True) as change:
+            change.execute(
+                "UPDATE tasks SET words = ? WHERE task_id = ? AND state = ?",
+                (said, task_id, TaskState.TAKEN.value),
+            )
+
     def leave(self, site: str, run_id: str, words: str) -> str:
         """A site takes no further part in a run; asked again it changes nothing.
 

@@ -155,6 +155,7 @@ class FederationService(FederationServicer):
         self._registry.seen(site)
         deferred = set(request.deferred_task_ids[:MAX_DEFERRED])
         if request.working_task_id:
+            self._reports.held_up(site, request.working_task_id, request.words)
             deferred.add(request.working_task_id)
         until = time.monotonic() + min(max(request.wait_seconds, 0.0), LONGEST_POLL_S)
         while True:

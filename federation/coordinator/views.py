@@ -49,6 +49,7 @@ def run_view(store: Store, run: RunRow, slots: int = 1) -> dict[str, Any]:
     runs = waiting(store)
     quiet = silent_sites(store, run, store.tasks(run.run_id, states=OPEN_STATES))
     bad = troubles(store.tasks(run.run_id, states=BAD_STATES))
+    bad += troubles([task for task in store.tasks(run.run_id, states=OPEN_STATES) if task.words])
     return {
         "run_id": run.run_id,
         "name": run.name,

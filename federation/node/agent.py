@@ -65,6 +65,8 @@ PARTING_PATIENCE_S: Final = 10.0
 """How long the word of leaving waits for the report of the task under way."""
 GREET_AGAIN_S: Final = 3600.0
 """How often the coordinator's clock is compared anew."""
+NO_ROOM: Final = "the disk of this site's node is full"
+"""The same for the coordinator."""
 DISK_FULL: Final = "the node's disk is full: make room; the node goes on by itself"
 
 Observer = Callable[[str], None]
@@ -350,10 +352,11 @@ class SiteAgent:
                         raise
                 self._touch(waits=DISK_FULL)
                 _log.warning("disk_full", activity=self._status.activity)
+                self._connection.stands(task.task_id, 0.0, NO_ROOM)
                 waited = time.monotonic() - began
                 if gives_way(task) and waited > self._options.room_patience_s:
                     self._deferred.pop(task.task_id, None)
-                    self._give_up(failure(task, "the disk of this site's node is full"))
+                    self._give_up(failure(task, NO_ROOM))
                     return
                 self._await_room(entry.task)
         finally:
@@ -370,6 +373,8 @@ class SiteAgent:
         while True:
             self._stop.wait(min(ROOM_LOOK_S, self._options.room_patience_s))
             if self._stop.is_set() or self._has_room(task) or time.monotonic() >= until:
+                return
+            if not self._connection.stands(task.task_id, 0.0, NO_ROOM):
                 return
 
     def _give_up(self, report: pb.TaskReport) -> None:

@@ -230,15 +230,16 @@ class CoordinatorConnection:
         )
         return self.repeated(lambda: self._stub.PollTask(request, timeout=wait_s + CALL_S))
 
-    def stands(self, task_id: str, wait_s: float) -> bool:
+    def stands(self, task_id: str, wait_s: float, words: str = "") -> bool:
         """Whether the coordinator still waits for a task; asked once, an unanswered one stands.
 
         Args:
             task_id: the task that is being worked on.
             wait_s: the answer comes at once where the task has ended, else after this many seconds.
+            words: what the task waits for at this site; shown to the data scientist.
         """
         request = pb.PollRequest(
-            format=MESSAGE_FORMAT, wait_seconds=wait_s, working_task_id=task_id
+            format=MESSAGE_FORMAT, wait_seconds=wait_s, working_task_id=task_id, words=words
         )
         try:
             reply = self._stub.PollTask(request, timeout=wait_s + CALL_S)

@@ -407,10 +407,13 @@ class PollRequest(_message.Message):
     WAIT_SECONDS_FIELD_NUMBER: _builtins.int
     DEFERRED_TASK_IDS_FIELD_NUMBER: _builtins.int
     WORKING_TASK_ID_FIELD_NUMBER: _builtins.int
+    WORDS_FIELD_NUMBER: _builtins.int
     format: _builtins.int
     wait_seconds: _builtins.float
     working_task_id: _builtins.str
     """The task that the site is at: nothing is handed out, the answer comes once it has ended."""
+    words: _builtins.str
+    """What that task waits for at the site, for example room on a disk; names nobody. Empty: nothing."""
     @_builtins.property
     def deferred_task_ids(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
         """Tasks that wait for a person at the site: not offered again by this call."""
@@ -422,10 +425,11 @@ class PollRequest(_message.Message):
         wait_seconds: _builtins.float = ...,
         deferred_task_ids: _abc.Iterable[_builtins.str] | None = ...,
         working_task_id: _builtins.str = ...,
+        words: _builtins.str = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["deferred_task_ids", b"deferred_task_ids", "format", b"format", "wait_seconds", b"wait_seconds", "working_task_id", b"working_task_id"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["deferred_task_ids", b"deferred_task_ids", "format", b"format", "wait_seconds", b"wait_seconds", "words", b"words", "working_task_id", b"working_task_id"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
