@@ -71,7 +71,7 @@ class Rig:
         self.control = CoordinatorClient(self.home, timeout_s=5)
         self.relays: dict[str, Relay] = {}
         self.agents: dict[str, Supervised] = {}
-        wait_for(lambda: self.asked(self.control.status), what="the coordinator")
+        wait_for(lambda: self.asked(self.control.status), what="the coordinator", seconds=120)
         for name in self.options.sites:
             self.enrol(name)
             self.start(name)
