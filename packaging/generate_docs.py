@@ -145,7 +145,7 @@ def documents() -> dict[Path, str]:
     from settings_reference import settings_reference
 
     from appliance.tools.conformance import statement_of
-    from federation.coordinator.states import ROUND_TABLE, RUN_TABLE, TASK_TABLE
+    from federation.coordinator.states import PART_TABLE, ROUND_TABLE, RUN_TABLE, TASK_TABLE
     from federation.node.states import STEP_TABLE
 
     design = ROOT / "docs" / "design.md"
@@ -157,6 +157,7 @@ def documents() -> dict[Path, str]:
         "run states": table_diagram(RUN_TABLE),
         "round states": table_diagram(ROUND_TABLE),
         "task states": table_diagram(TASK_TABLE),
+        "part states": table_diagram(PART_TABLE),
         "task steps": table_diagram(STEP_TABLE),
         "federation calls": calls_of("Federation"),
         "enrolment calls": calls_of("Enrolment"),
