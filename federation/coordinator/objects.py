@@ -30,13 +30,18 @@ SPARE_BYTES: Final = 64 << 20
 """Free space that an upload must leave on the disk."""
 
 
+def is_name(text: str) -> bool:
+    """Whether ``text`` may name an object."""
+    return _NAME.fullmatch(text) is not None
+
+
 def check_name(text: str) -> str:
     """Give ``text`` back when it is 64 lower-case hexadecimal digits.
 
     Raises:
         TransferFailed: it is not.
     """
-    if _NAME.fullmatch(text) is None:
+    if not is_name(text):
         raise TransferFailed("an object is named by 64 lower-case hexadecimal digits")
     return text
 

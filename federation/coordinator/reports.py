@@ -11,7 +11,7 @@ from typing import Any, Final
 import structlog
 
 from federation.audit_chain import AuditChain
-from federation.coordinator.objects import ObjectStore
+from federation.coordinator.objects import ObjectStore, is_name
 from federation.coordinator.schema import TaskRow
 from federation.coordinator.states import RUN_ENDS, TASK_ENDS, PartState, RoundState, TaskState
 from federation.coordinator.store import Change, Store
@@ -81,7 +81,10 @@ class Reports:
         if task is None or task.site != site:
             raise RequestRefused("there is no such task of this site")
         if task.state in TASK_ENDS:
-            return _again(task, report)
+            answer = _again(task, report)
+            if not answer[0]:
+                self._discard(report)
+            return answer
         if task.state is TaskState.OPEN:
             raise RequestRefused("the task has not been given to this site yet: ask for it first")
         ending = self._judge(task, report)
@@ -94,10 +97,21 @@ class Reports:
                 _join(change, task, ending)
             elif task.kind == "train" and ending.state is TaskState.DONE:
                 change.add_update(task)
+        if ending.state is TaskState.REFUSED:
+            self._discard(report)
         _log.info("task_ended", task=task.task_id, state=ending.state.value)
         detail = {"kind": task.kind, "state": ending.state.value, "words": ending.words}
         self._audit.append(site, "task.reported", task.task_id, detail)
         return ending.state is TaskState.DONE, ending.words
+
+    def _discard(self, report: pb.TaskReport) -> None:
+        """Drop the objects of a report that does not count, unless something else needs them."""
+        kept = self._store.model_hashes() | self._store.awaited_updates()
+        for payload in report.payloads:
+            name = payload.sha256
+            # A report may name anything: what tasks hand out (plans, manifests) stays.
+            if is_name(name) and name not in kept and not self._store.hands_out(name):
+                self._objects.drop(name)
 
     def held_up(self, site: str, task_id: str, words: str) -> None:
         """Keep what a task waits for at its site; empty words: it goes on."""

@@ -277,6 +277,10 @@ class Store:
         )
         return {str(name) for row in rows for name in (row["one"], row["other"]) if name}
 
+    def hands_out(self, name: str) -> bool:
+        """Whether any task names an object among what its site fetches."""
+        return bool(self._rows("SELECT 1 FROM tasks WHERE instr(body, ?) LIMIT 1", (name,)))
+
     def task(self, task_id: str) -> TaskRow | None:
         """One task."""
         rows = self._rows("SELECT * FROM tasks WHERE task_id = ?", (task_id,))

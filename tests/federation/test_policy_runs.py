@@ -555,3 +555,29 @@ def test_the_data_scientist_sees_it_in_words(
     for words in ("run.amended", "run.paused", "run.invited", "stopped enough seen"):
         assert words in story
     assert json.loads(said(federation, "watch", run_id, "--json", code=1).splitlines()[0])["at"]
+
+
+def test_a_refused_report_takes_nothing_of_others_with_it(
+    federation: Federation, control: CoordinatorClient, hands: list[HandSite]
+) -> None:
+    """What a refused report names is dropped: but not the plan, the model, or another's update."""
+    run_id = started(control, quick(small_plan(2)), hands)
+    store, objects = federation.coordinator.store, federation.coordinator.objects
+    handed = [p["sha256"] for t in store.tasks(run_id) for p in t.body["payloads"]]
+    taken = hands[1].train(hands[1].task("train", 1))
+    assert taken.accepted
+    other = next(t for t in store.tasks(run_id, 1, "train") if t.site == "site-b").report
+    assert other is not None
+    task = hands[0].task("train", 1)
+    named = [*sorted(set(handed)), other["update"], "../keys/ca.key", ""]
+    report = pb.TaskReport(format=1, task_id=task.task_id, outcome=pb.OUTCOME_DONE, cases=3)
+    report.payloads.extend(
+        pb.Payload(
+            kind=pb.PAYLOAD_KIND_UPDATE, sha256=name, size=9, update_kind=pb.UPDATE_KIND_PLAIN
+        )
+        for name in named
+    )
+    reply = hands[0].connection.report(report)
+    assert not reply.accepted
+    assert "exactly one update" in reply.words
+    assert all(objects.has(name) for name in [*handed, other["update"]])

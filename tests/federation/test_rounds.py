@@ -189,6 +189,17 @@ def test_sick_update_is_refused_and_the_round_goes_on(
     model = centralised({"site-a": 2, "site-b": 3}, 1)
     kept = load_file(federation.home / "runs" / view["run_id"] / "rounds" / "00001.safetensors")
     same(kept, model)
+    _only_models_left(federation, view)
+
+
+def _only_models_left(federation: Federation, view: dict[str, Any]) -> None:
+    """Neither the updates that counted nor the refused one stay on the coordinator's disk."""
+    large = {
+        path.name
+        for path in (federation.home / "objects").glob("??/*")
+        if len(path.name) == 64 and path.stat().st_size > 3000
+    }
+    assert large == {row["weights_sha256"] for row in view["rounds_done"]}
 
 
 def test_round_without_quorum_is_asked_for_again_then_fails(
