@@ -14,7 +14,7 @@ import structlog
 from google.protobuf.message import DecodeError
 
 from federation.wire import federation_pb2 as pb
-from federation.wire.bulk import BulkStream, Kind
+from federation.wire.bulk import BulkStream, Kind, notice_silence
 from federation.wire.frames import GET_METHOD, PUT_METHOD, Coded, Piece, encode
 from federation.wire.guard import Admission, MessageRecorder
 
@@ -81,6 +81,7 @@ class BulkServer:
 
     def __call__(self, link: ssl.SSLSocket, peer: str) -> None:
         """Serve the connection until its call is over; ``peer`` is its name at the front."""
+        notice_silence(link)
         link.settimeout(IDLE_S)
         stream = BulkStream(link)
         context = _Context(peer)

@@ -220,6 +220,10 @@ def _ask(
                 raise CoordinatorUnreachable(
                     f"the connection to {token.address} broke: try again, the token still holds"
                 ) from None
+            if call.code() is grpc.StatusCode.RESOURCE_EXHAUSTED:
+                raise CoordinatorUnreachable(
+                    f"{token.address} is busy with others: try again, the token still holds"
+                ) from None
             raise EnrolmentRefused(call.details() or "the coordinator gave no reason") from None
 
 

@@ -16,7 +16,7 @@ from federation.errors import CoordinatorUnreachable, FederationError
 from federation.node.clock_check import client_context
 from federation.pki import SERVER_NAME
 from federation.wire import federation_pb2 as pb
-from federation.wire.bulk import BULK_PROTOCOL, BulkStream, Kind, Message
+from federation.wire.bulk import BULK_PROTOCOL, BulkStream, Kind, Message, notice_silence
 from federation.wire.dial import Proxy, dial
 from federation.wire.frames import Coded, Piece
 
@@ -60,6 +60,7 @@ class BulkDialler:
         try:
             raw = dial(self._address, self._proxy, DIAL_S)
             raw.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+            notice_silence(raw)
             raw.settimeout(IDLE_S)
             link = self._context.wrap_socket(raw, server_hostname=SERVER_NAME)
         except OSError as error:

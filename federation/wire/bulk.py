@@ -20,6 +20,7 @@ A site sends GET and takes PIECE until END, or sends PUT, PIECE and END and take
 
 from __future__ import annotations
 
+import socket
 import ssl
 import struct
 from dataclasses import dataclass
@@ -32,7 +33,25 @@ BULK_PROTOCOL: Final = "clinode-bulk/1"
 """The connection's ALPN name."""
 MAX_CONTROL_BYTES: Final = 1 << 20
 """Longest message that is no piece."""
+SILENT_S: Final = 30
+"""A line that swallows everything is noticed after so long, as on gRPC's connections."""
+_PROBE_AFTER_S: Final = 10
+_PROBES: Final = 4
 _HEAD: Final = struct.Struct(">BIII")
+
+
+def notice_silence(link: socket.socket) -> None:
+    """Have the system end a connection whose other end no longer acknowledges anything.
+
+    Both directions: probes where nothing is being sent (SO_KEEPALIVE), and a limit for sent bytes
+    that stay unacknowledged (TCP_USER_TIMEOUT, RFC 5482).
+    """
+    every = (SILENT_S - _PROBE_AFTER_S) // _PROBES
+    link.setsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE, 1)
+    link.setsockopt(socket.IPPROTO_TCP, socket.TCP_KEEPIDLE, _PROBE_AFTER_S)
+    link.setsockopt(socket.IPPROTO_TCP, socket.TCP_KEEPINTVL, every)
+    link.setsockopt(socket.IPPROTO_TCP, socket.TCP_KEEPCNT, _PROBES)
+    link.setsockopt(socket.IPPROTO_TCP, socket.TCP_USER_TIMEOUT, SILENT_S * 1000)
 
 
 class Kind(IntEnum):
