@@ -199,7 +199,10 @@ def test_a_halted_site_refuses_then_takes_part_again(
     wait_for(lambda: tasks(pair.slow, "refused"), what="the refusal")
     wait_for(lambda: control.run(run_id)["round"] >= 2, what="the second round", seconds=60)
     pair.patient.go.set()
-    wait_for(lambda: pair.slow.records[-1][0] == "task.waits", what="the publication to wait")
+    wait_for(
+        lambda: pair.slow.records[-1:] and pair.slow.records[-1][0] == "task.waits",
+        what="the publication to wait",
+    )
     pair.slow.stand = Standing()
     view = run_over(control, run_id)
     assert view["state"] == "finished"
@@ -453,7 +456,11 @@ def test_halted_between_work_and_report_a_needed_task_is_done_again(
     options = AgentOptions(trainers=Spoilt, observer=halt_when_worked, deferred_poll_s=0.2)
     agent_of(federation, site, options)
     run_id = str(control.submit(small_plan(1, minimum_sites=1))["run_id"])
-    wait_for(lambda: site.records[-1][0] == "task.waits", what="the task to wait", seconds=60)
+    wait_for(
+        lambda: site.records[-1:] and site.records[-1][0] == "task.waits",
+        what="the task to wait",
+        seconds=60,
+    )
     assert control.run(run_id)["state"] == "running"
     site.stand = Standing()
     assert run_over(control, run_id)["state"] == "finished"

@@ -140,7 +140,7 @@ def test_a_site_answers_for_an_approved_plan(state: NodeState, home: Home, tmp_p
         {"node": {"site": "a", "project": "p"}, "fingerprint": {"minimum_patients": 6}}
     )
     absent: Any = None  # preparing and results are no part of this
-    site = SiteWork(SiteParts(state, home, settings, governance, absent, absent, audit))
+    site = SiteWork(SiteParts(state, home, settings, governance, absent, absent, audit, absent))
     plan = sign(ms_lesion_demo_plan(2), Ed25519PrivateKey.generate())
     governance.offer_plan(plan)
     with pytest.raises(SiteFailed, match="approval"):
