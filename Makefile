@@ -4,7 +4,7 @@ PY := .venv/bin/python
 STAMP := .venv/.ready
 
 .DEFAULT_GOAL := help
-.PHONY: help setup check test test-long demo bench bench-dicom bench-deidentify bench-imaging bench-federation docs bundle format clean
+.PHONY: help setup check test test-long test-demo demo bench bench-dicom bench-deidentify bench-imaging bench-federation docs bundle format clean
 
 help: ## list the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## /{printf "  make %-17s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -21,9 +21,12 @@ check: $(STAMP) ## format, lint, types, import contracts, unit tests (under 3 mi
 test: $(STAMP) ## everything: checks, unit, property, integration and system tests with coverage
 	@bash packaging/test.sh
 
-test-long: $(STAMP) ## minutes each: the whole demonstration, a real viewer, 10,000 instances with kills, fuzzing (also installs Chromium)
+test-long: $(STAMP) ## minutes each: a real viewer, 10,000 instances with kills, fuzzing (also installs Chromium)
 	@bash packaging/setup_long.sh
 	@bash packaging/test_long.sh
+
+test-demo: $(STAMP) ## the system tests on the demonstration at its usual size (make test has a small one)
+	@.venv/bin/python -m pytest -q -m long --timeout 2700 tests/system/test_demonstration.py
 
 demo: $(STAMP) ## three hospitals, their PACS and a coordinator on this machine; DEMO="--keep" passes options
 	@.venv/bin/clinode demo $(DEMO)

@@ -12,7 +12,7 @@ export PYTHONHASHSEED=0
 "$bin/coverage" run -m pytest -q -n 3 --dist loadfile --no-loadscope-reorder -m "not system and not long"
 echo "unit and integration tests took $(( $(date +%s) - started )) s"
 # A small demonstration runs as its users run it: without measuring, on all cores. The one of the
-# usual size is part of `make test-long`.
+# usual size is `make test-demo`.
 "$bin/python" -m pytest -q -m "system and not long"
 "$bin/coverage" combine --quiet
 "$bin/coverage" report --skip-covered --skip-empty --sort=cover --fail-under=85
