@@ -18,6 +18,7 @@ import grpc
 import structlog
 import tenacity
 
+from federation.clock import Clock, utc_now
 from federation.enrolment.client import SiteIdentity
 from federation.errors import (
     CoordinatorUnreachable,
@@ -28,6 +29,7 @@ from federation.errors import (
     VersionRefused,
 )
 from federation.node.bulk import BulkDialler
+from federation.node.clock_check import clock_words, coordinator_time
 from federation.node.transfer import ChunkCalls, ObjectMover, Transfer
 from federation.node.tunnel import Tunnel
 from federation.pki import SERVER_NAME
@@ -38,6 +40,9 @@ from federation.wire.frames import MAX_MESSAGE_BYTES
 from federation.wire.versions import MESSAGE_FORMAT, PROTOCOL_VERSIONS, software_version
 
 POLL_S: Final = 15.0
+CLOCK_TRIES: Final = 8
+CLOCK_S: Final = 5.0
+"""How long the coordinator's time is waited for."""
 CALL_S: Final = 30.0
 REPORT_S: Final = 600.0
 """The coordinator checks a whole update before it answers a report."""
@@ -116,6 +121,7 @@ class CoordinatorConnection:
         stop: set by whoever wants the agent to end: waiting calls give up then.
         versions: protocol versions to offer.
         proxy: goes through it; None dials directly.
+        clock: wall clock, compared with the coordinator's where it cannot be reached.
 
     Attributes:
         away: why the coordinator cannot be reached now, in words, or "".
@@ -130,8 +136,10 @@ class CoordinatorConnection:
         stop: threading.Event | None = None,
         versions: Sequence[int] = PROTOCOL_VERSIONS,
         proxy: Proxy | None = None,
+        clock: Clock = utc_now,
     ) -> None:
         self.site = identity.site
+        self._clock, self._clock_words = clock, ""
         self._versions = tuple(versions)
         self._identity = identity
         self._address = address or identity.address
@@ -180,6 +188,16 @@ class CoordinatorConnection:
         if known and isinstance(error, CoordinatorUnreachable):
             return CoordinatorUnreachable(known)
         return error
+
+    def _clock_problem(self, tries: int) -> str:
+        """What is said where a wrong clock spoils the certificates; gRPC does not tell.
+
+        The coordinator is asked for its time at the second try and at every eighth from there.
+        """
+        if tries % CLOCK_TRIES == 2:
+            there = coordinator_time(self._address, self._proxy, self._identity, CLOCK_S)
+            self._clock_words = "" if there is None else clock_words(self._clock(), there)
+        return self._clock_words
 
     @property
     def identity(self) -> SiteIdentity:
@@ -304,7 +322,8 @@ class CoordinatorConnection:
 
         def _say(state: tenacity.RetryCallState) -> None:
             error = state.outcome.exception() if state.outcome is not None else None
-            self.away = str(error or "the coordinator cannot be reached")
+            said = str(error or "the coordinator cannot be reached")
+            self.away = self._clock_problem(state.attempt_number) or said
             _log.info("coordinator_away", tries=state.attempt_number)
 
         retrying = tenacity.Retrying(
