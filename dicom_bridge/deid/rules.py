@@ -82,6 +82,7 @@ class Rule:
 
 
 PATIENT_TAGS = frozenset({0x00100010, 0x00100020})
+CHARACTER_SET = 0x00080005
 CODE_VALUE, CODE_SCHEME, CODE_MEANING = 0x00080100, 0x00080102, 0x00080104
 CONTENT_SEQUENCE, GRAPHIC_OBJECTS, GRAPHIC_ANNOTATION = 0x0040A730, 0x00700009, 0x00700001
 OURS = frozenset({0x00120062, 0x00120063, 0x00120064, 0x00280303})
@@ -336,6 +337,8 @@ class _Compiler:
             return Rule(keep, Method.PIXELS, kind, vrs)
         if tag == CODE_MEANING:
             return Rule(Action.CLEAN, Method.MEANING, kind, vrs)
+        if tag == CHARACTER_SET:  # without it a text is ASCII: a dummy would be no character set
+            return Rule(keep, Method.JUDGE, "3", vrs, values.character_set)
         judge = _TEXT_JUDGES.get(tag)
         if judge is None and vr in ("DS", "IS", "CS", "AS"):
             judge = _FORM_JUDGES[vr]

@@ -14,6 +14,8 @@ from datetime import date, timedelta
 from functools import cache, lru_cache
 from typing import NamedTuple
 
+from pydicom.charset import python_encoding
+
 from dicom_bridge.deid.descriptors import clean_description
 from dicom_bridge.deid.table import read_table
 
@@ -141,6 +143,14 @@ def code_string(raw: bytes) -> Verdict:
         return REFUSED
     words = [part.decode("ascii").strip() for part in parts]
     return Verdict(raw.rstrip(b"\0"), fold(" ".join(w for w in words if w not in TERMS)))
+
+
+def character_set(raw: bytes) -> Verdict:
+    """Specific Character Set: a term of PS3.3 C.12.1.1.2 is nobody's name."""
+    terms = raw.decode("ascii", "replace").rstrip(" \0").split("\\")
+    if all(term.strip() in python_encoding for term in terms):
+        return Verdict(raw.rstrip(b"\0"))
+    return code_string(raw)
 
 
 def date_value(raw: bytes) -> Verdict:

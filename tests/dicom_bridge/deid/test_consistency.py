@@ -205,6 +205,24 @@ def test_contradictions_and_what_cannot_run_are_refused(tmp_path: Path) -> None:
             Profile.load(path)
 
 
+@pytest.mark.parametrize("term", ["ISO_IR 100", "ISO_IR 192", "GB18030", "\\ISO 2022 IR 149"])
+def test_a_character_set_is_nobodys_name(term: str) -> None:
+    ds = mr_image()
+    ds.PatientName = "Iso^Ir 2022 100 192 149^Gb18030"
+    ds.SpecificCharacterSet = term.split("\\")
+    assert through(ds).SpecificCharacterSet == ds.SpecificCharacterSet
+
+
+def test_an_unknown_character_set_with_a_name_in_it_goes() -> None:
+    ds = mr_image()
+    ds.PatientName = "Qwertzui"
+    ds.SpecificCharacterSet = "QWERTZUI"
+    with pytest.warns(UserWarning, match="Unknown encoding"):
+        content = file_bytes(ds)
+    after = dcmread(io.BytesIO(b"".join(deidentify_bytes(content, BASIC, pseudonymizer()).parts)))
+    assert "SpecificCharacterSet" not in after
+
+
 def test_code_meanings_become_the_standards_own() -> None:
     ds = mr_image()
     ds.ReferencedImageSequence = reference("1.2.3.4.1.2")
