@@ -28,6 +28,7 @@ from federation.coordinator.causes import Cause, cause_of
 from federation.pki import common_name, serial_of
 from federation.wire.bulk import BULK_PROTOCOL
 from federation.wire.pump import Pump
+from federation.wire.tls import ConnectedSocket
 
 _log = structlog.get_logger(__name__)
 
@@ -241,6 +242,7 @@ class TlsFront:
 
 def _server_context(settings: FrontSettings, further: Sequence[str]) -> ssl.SSLContext:
     context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+    context.sslsocket_class = ConnectedSocket
     context.minimum_version = ssl.TLSVersion.TLSv1_2
     context.verify_mode = ssl.CERT_REQUIRED
     # Never None: OpenSSL would ask at the terminal for the passphrase of a covered key.

@@ -39,6 +39,7 @@ from federation.pki import (
 from federation.wire import federation_pb2 as pb
 from federation.wire.dial import Proxy, dial
 from federation.wire.federation_pb2_grpc import EnrolmentStub
+from federation.wire.tls import ConnectedSocket
 
 KEY_FILE: Final = "node.key"
 CERTIFICATE_FILE: Final = "node.crt"
@@ -127,6 +128,7 @@ def site_terms(keys_dir: Path) -> list[Term]:
 def _served_chain(address: str, proxy: Proxy | None, timeout_s: float) -> list[bytes]:
     """DER certificates that the listener shows, unverified."""
     context = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
+    context.sslsocket_class = ConnectedSocket
     context.minimum_version = ssl.TLSVersion.TLSv1_2
     context.check_hostname = False
     context.verify_mode = ssl.CERT_NONE

@@ -23,6 +23,7 @@ from federation.errors import (
     RouteClosed,
     SettingsRefused,
 )
+from federation.wire.tls import ConnectedSocket
 
 LONGEST_ANSWER: Final = 16_384
 """Bytes of a proxy's answer to CONNECT that are read."""
@@ -217,6 +218,7 @@ def _with_tls(link: socket.socket, proxy: Proxy) -> ssl.SSLSocket:
         cafile=None if proxy.authorities is None else str(proxy.authorities)
     )
     context.minimum_version = ssl.TLSVersion.TLSv1_2
+    context.sslsocket_class = ConnectedSocket
     try:
         return context.wrap_socket(link, server_hostname=proxy.host)
     except ssl.SSLCertVerificationError as error:
