@@ -327,9 +327,8 @@ def _whole(path: Path) -> Iterator[Path]:
         with making.open("rb+") as stream:
             os.fsync(stream.fileno())
         making.replace(path)
-    except BaseException:
+    finally:
         making.unlink(missing_ok=True)
-        raise
     sync_folder(path.parent)
 
 

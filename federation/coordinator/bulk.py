@@ -14,12 +14,10 @@ import structlog
 from google.protobuf.message import DecodeError
 
 from federation.wire import federation_pb2 as pb
-from federation.wire.bulk import BulkStream, Kind, notice_silence
+from federation.wire.bulk import BulkStream, Kind, limit_silence
 from federation.wire.frames import GET_METHOD, PUT_METHOD, Coded, Piece, encode
 from federation.wire.guard import Admission, MessageRecorder
 
-IDLE_S: Final = 120.0
-"""A connection on which nothing moves for so long is ended."""
 _LINGER_S: Final = 2.0
 _log = structlog.get_logger(__name__)
 
@@ -81,8 +79,7 @@ class BulkServer:
 
     def __call__(self, link: ssl.SSLSocket, peer: str) -> None:
         """Serve the connection until its call is over; ``peer`` is its name at the front."""
-        notice_silence(link)
-        link.settimeout(IDLE_S)
+        limit_silence(link)
         stream = BulkStream(link)
         context = _Context(peer)
         try:

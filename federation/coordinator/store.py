@@ -6,7 +6,7 @@ import json
 import sqlite3
 import threading
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from enum import StrEnum
 from pathlib import Path
 from typing import Any, TypeVar
@@ -101,11 +101,10 @@ class Store:
         self._connection.row_factory = sqlite3.Row
         for pragma in ("journal_mode=WAL", "synchronous=FULL", "foreign_keys=ON"):
             self._connection.execute(f"PRAGMA {pragma}")
-        try:
+        with ExitStack() as undo:
+            undo.callback(self._connection.close)
             self._open_tables()
-        except BaseException:
-            self._connection.close()
-            raise
+            undo.pop_all()
 
     def _open_tables(self) -> None:
         """Make the tables, or bring those of an earlier version to the present form."""

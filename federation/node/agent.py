@@ -15,11 +15,10 @@ from typing import Final
 import structlog
 
 from federation.canonical import JSON
-from federation.clock import Clock, parse_stamp, stamp, utc_now
+from federation.clock import Clock, stamp, utc_now
 from federation.enrolment.renewal import Renewal
 from federation.errors import (
     CoordinatorUnreachable,
-    EnrolmentRefused,
     FederationError,
     IdentityRefused,
     RequestRefused,
@@ -29,6 +28,7 @@ from federation.errors import (
     disk_is_full,
 )
 from federation.node.connection import POLL_S, CoordinatorConnection
+from federation.node.greeting import Greeting
 from federation.node.journal import Entry, Journal
 from federation.node.site_port import SitePort
 from federation.node.standing import RECALLED, Standing
@@ -63,11 +63,9 @@ PARTING_LOOK_S: Final = 1.0
 """How often the agent looks for runs whose leaving the coordinator has to be told."""
 PARTING_PATIENCE_S: Final = 10.0
 """How long the word of leaving waits for the report of the task under way."""
-GREET_AGAIN_S: Final = 3600.0
-"""How often the coordinator's clock is compared anew."""
+DISK_FULL: Final = "the node's disk is full: make room; the node goes on by itself"
 NO_ROOM: Final = "the disk of this site's node is full"
 """The same for the coordinator."""
-DISK_FULL: Final = "the node's disk is full: make room; the node goes on by itself"
 
 Observer = Callable[[str], None]
 """Called with ``step:<step>:entering`` before and ``...:entered`` after a journal entry."""
@@ -137,12 +135,11 @@ class SiteAgent:
         self._observer = chosen.observer
         self._worker = Worker(site, chosen.trainers)
         self._deferred_poll_s = chosen.deferred_poll_s
-        self._renewal = chosen.renewal
+        self._greeting = Greeting(connection, site, chosen.renewal, chosen.clock)
         self._options = chosen
         self._news = threading.Event()
         self._letters = threading.Event()
         self._under_way = ""
-        self._greeted = 0.0
         self._deferred: dict[str, Entry] = {}
         self._status = AgentStatus()
         self._stop = threading.Event()
@@ -155,11 +152,12 @@ class SiteAgent:
     @property
     def status(self) -> AgentStatus:
         """What the agent is doing now, and what it waits for."""
-        away = self._connection.away
+        away, status = self._connection.away, self._status
+        status = replace(status, clock_words=self._greeting.clock_words)
         if not away:
-            return self._status
-        words = f"{away}; asked again by itself, last answer {self._status.last_contact or 'none'}"
-        return replace(self._status, connected=False, waits=words)
+            return status
+        words = f"{away}; asked again by itself, last answer {status.last_contact or 'none'}"
+        return replace(status, connected=False, waits=words)
 
     def wake(self) -> None:
         """Look now: a decision was taken, a run was left, a patient was withdrawn."""
@@ -187,11 +185,7 @@ class SiteAgent:
             self._greet()
             letters.start()
             while not stop.is_set():
-                self._renew()
-                if time.monotonic() - self._greeted > GREET_AGAIN_S:
-                    answer = self._connection.handshake()
-                    self._compare_clocks(answer)
-                    self._take_authorities(answer)
+                self._greeting.keep_up()
                 self._look_again()
                 self._next()
         except CoordinatorUnreachable:
@@ -216,45 +210,8 @@ class SiteAgent:
                 return
 
     def _greet(self) -> None:
-        reply = self._connection.handshake()
-        self._compare_clocks(reply)
-        self._take_authorities(reply)
+        self._greeting.greet()
         self._touch(activity="waiting", waits=self._idle_words())
-        detail: dict[str, JSON] = {
-            "protocol": reply.protocol_version,
-            "coordinator": reply.software_version,
-            "project": reply.project,
-            "certificate_ends": reply.certificate_ends,
-        }
-        self._site.record("federation.connected", detail)
-
-    def _compare_clocks(self, reply: pb.HandshakeReply) -> None:
-        """Keep how far this clock is ahead of the coordinator's."""
-        self._greeted = time.monotonic()
-        try:
-            skew = (self._clock() - parse_stamp(reply.coordinator_time)).total_seconds()
-        except ValueError:
-            return
-        self._status = replace(self._status, skew_s=skew)
-        if self._status.clock_words:
-            _log.warning("clock_differs", seconds=round(skew))
-
-    def _take_authorities(self, reply: pb.HandshakeReply) -> None:
-        """Rely on the authorities that the coordinator announces, and tell it so."""
-        renewal, present = self._renewal, self._connection.identity
-        if renewal is None:
-            return
-        try:
-            changed = renewal.take_authorities(present, reply.authorities_pem)
-        except (EnrolmentRefused, OSError) as error:
-            _log.warning("authorities_not_taken", cause=type(error).__name__)
-            self._site.record("authorities.refused", {"words": str(error)})
-            return
-        if changed is not None:
-            self._connection.use(changed)
-            self._connection.handshake()
-            detail: dict[str, JSON] = {"authorities": list(changed.authorities)}
-            self._site.record("authorities.changed", detail)
 
     def _tell_partings(self, ended: threading.Event) -> None:
         """Tell the coordinator which runs the custodian left; runs in a thread of its own."""
@@ -278,22 +235,6 @@ class SiteAgent:
         until = time.monotonic() + PARTING_PATIENCE_S
         while self._under_way == run_id and time.monotonic() < until and not ended.is_set():
             ended.wait(0.05)
-
-    def _renew(self) -> None:
-        """Renew the certificate when its time has come; a failure waits for the next try."""
-        renewal, present = self._renewal, self._connection.identity
-        if renewal is None or not renewal.due(present):
-            return
-        try:
-            renewed = renewal.renew(present, self._connection.renew)
-        except (RequestRefused, EnrolmentRefused, OSError) as error:
-            _log.warning("certificate_not_renewed", cause=type(error).__name__)
-            self._site.record("certificate.not_renewed", {"words": str(error)})
-            return
-        self._connection.use(renewed)
-        self._greet()
-        detail: dict[str, JSON] = {"serial": renewed.serial, "ends": renewed.certificate_ends}
-        self._site.record("certificate.renewed", detail)
 
     def _next(self) -> None:
         wait = self._deferred_poll_s if self._deferred else POLL_S

@@ -16,12 +16,11 @@ from federation.errors import CoordinatorUnreachable, FederationError
 from federation.node.clock_check import client_context
 from federation.pki import SERVER_NAME
 from federation.wire import federation_pb2 as pb
-from federation.wire.bulk import BULK_PROTOCOL, BulkStream, Kind, Message, notice_silence
+from federation.wire.bulk import BULK_PROTOCOL, BulkStream, Kind, Message, limit_silence
 from federation.wire.dial import Proxy, dial
 from federation.wire.frames import Coded, Piece
 
 DIAL_S: Final = 20.0
-IDLE_S: Final = 120.0
 Refusal = Callable[[grpc.StatusCode, str], FederationError]
 """Our error for a status that the coordinator answered."""
 _STATUS: Final = {code.value[0]: code for code in grpc.StatusCode}
@@ -60,8 +59,7 @@ class BulkDialler:
         try:
             raw = dial(self._address, self._proxy, DIAL_S)
             raw.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
-            notice_silence(raw)
-            raw.settimeout(IDLE_S)
+            limit_silence(raw)
             link = self._context.wrap_socket(raw, server_hostname=SERVER_NAME)
         except OSError as error:
             # The next ordinary call tells the cause: refusals have words there.

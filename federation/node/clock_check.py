@@ -19,10 +19,11 @@ from federation.enrolment.client import SiteIdentity
 from federation.errors import FederationError
 from federation.pki import SERVER_NAME
 from federation.wire.dial import Proxy, dial
+from federation.wire.tls import ConnectedSocket
 
 NO_CHECK_TIME: Final = 0x200000
 """X509_V_FLAG_NO_CHECK_TIME (OpenSSL, x509_vfy.h), which the standard library does not name."""
-APART: Final = timedelta(minutes=2)
+APART: Final = timedelta(minutes=1)
 """How far two clocks may be apart."""
 _LONGEST: Final = 64
 
@@ -30,6 +31,7 @@ _LONGEST: Final = 64
 def client_context(identity: SiteIdentity) -> ssl.SSLContext:
     """TLS as this site, towards the project's coordinator."""
     context = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
+    context.sslsocket_class = ConnectedSocket
     context.minimum_version = ssl.TLSVersion.TLSv1_2
     context.load_verify_locations(cadata=identity.authority_pem.decode("ascii"))
     context.set_alpn_protocols(["h2"])

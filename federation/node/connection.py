@@ -80,12 +80,14 @@ class RetryPolicy:
         first_s: the first pause.
         longest_s: the longest pause.
         jitter: gives a number in [0, 1) that spreads the pauses of several sites.
+        clock: wall clock, compared with the coordinator's while it is away.
     """
 
     sleep: Callable[[float], None] = time.sleep
     first_s: float = 0.5
     longest_s: float = 30.0
     jitter: Callable[[], float] = field(default=random.random)
+    clock: Clock = utc_now
 
 
 def mapped(error: grpc.RpcError) -> FederationError:
@@ -121,7 +123,6 @@ class CoordinatorConnection:
         stop: set by whoever wants the agent to end: waiting calls give up then.
         versions: protocol versions to offer.
         proxy: goes through it; None dials directly.
-        clock: wall clock, compared with the coordinator's where it cannot be reached.
 
     Attributes:
         away: why the coordinator cannot be reached now, in words, or "".
@@ -136,10 +137,9 @@ class CoordinatorConnection:
         stop: threading.Event | None = None,
         versions: Sequence[int] = PROTOCOL_VERSIONS,
         proxy: Proxy | None = None,
-        clock: Clock = utc_now,
     ) -> None:
         self.site = identity.site
-        self._clock, self._clock_words = clock, ""
+        self._clock_words = ""
         self._versions = tuple(versions)
         self._identity = identity
         self._address = address or identity.address
@@ -196,7 +196,7 @@ class CoordinatorConnection:
         """
         if tries % CLOCK_TRIES == 2:
             there = coordinator_time(self._address, self._proxy, self._identity, CLOCK_S)
-            self._clock_words = "" if there is None else clock_words(self._clock(), there)
+            self._clock_words = "" if there is None else clock_words(self._retry.clock(), there)
         return self._clock_words
 
     @property

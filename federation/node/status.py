@@ -3,10 +3,6 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Final
-
-LARGEST_SKEW_S: Final = 60.0
-"""Clocks that differ by more are told to the operator."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -22,7 +18,7 @@ class AgentStatus:
         last_contact: UTC ISO 8601, or "".
         words: why the agent ended, or "".
         waits: what the agent waits for, in words, or "".
-        skew_s: seconds that this clock is ahead of the coordinator's; None before it was compared.
+        clock_words: what is said about a clock that differs from the coordinator's, or "".
     """
 
     connected: bool = False
@@ -33,17 +29,4 @@ class AgentStatus:
     last_contact: str = ""
     words: str = ""
     waits: str = ""
-    skew_s: float | None = None
-
-    @property
-    def clock_words(self) -> str:
-        """What is said about a wrong clock, or "".
-
-        >>> AgentStatus(skew_s=-90.0).clock_words
-        "this node's clock is 90 s behind the coordinator's: set it by NTP"
-        """
-        if self.skew_s is None or abs(self.skew_s) <= LARGEST_SKEW_S:
-            return ""
-        side = "ahead of" if self.skew_s > 0 else "behind"
-        seconds = f"{abs(self.skew_s):.0f} s"
-        return f"this node's clock is {seconds} {side} the coordinator's: set it by NTP"
+    clock_words: str = ""

@@ -23,12 +23,19 @@ from federation.node.bulk import BulkDialler, BulkDownload, BulkUpload
 from federation.staging import PartFile
 from federation.wire import federation_pb2 as pb
 from federation.wire.federation_pb2_grpc import FederationStub
-from federation.wire.frames import GET_METHOD, PUT_METHOD, Coded, Piece, decode, encode, pieces
+from federation.wire.frames import (
+    GET_METHOD,
+    IDLE_S,
+    PUT_METHOD,
+    Coded,
+    Piece,
+    decode,
+    encode,
+    pieces,
+)
 from federation.wire.versions import MESSAGE_FORMAT
 
 OFFER_S: Final = 30.0
-IDLE_S: Final = 120.0
-"""A transfer in which no frame moves for so long is broken off and resumed."""
 TRIES: Final = 3
 """How often an object may arrive spoiled before the task fails."""
 _log = structlog.get_logger(__name__)

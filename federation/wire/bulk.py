@@ -27,7 +27,7 @@ from dataclasses import dataclass
 from enum import IntEnum
 from typing import Final
 
-from federation.wire.frames import FRAME_BYTES, Piece
+from federation.wire.frames import FRAME_BYTES, IDLE_S, Piece
 
 BULK_PROTOCOL: Final = "clinode-bulk/1"
 """The connection's ALPN name."""
@@ -40,12 +40,13 @@ _PROBES: Final = 4
 _HEAD: Final = struct.Struct(">BIII")
 
 
-def notice_silence(link: socket.socket) -> None:
-    """Have the system end a connection whose other end no longer acknowledges anything.
+def limit_silence(link: socket.socket) -> None:
+    """End a connection on which nothing moves (`IDLE_S`) or whose line is dead (`SILENT_S`).
 
-    Both directions: probes where nothing is being sent (SO_KEEPALIVE), and a limit for sent bytes
-    that stay unacknowledged (TCP_USER_TIMEOUT, RFC 5482).
+    The system notices the latter in both directions: by probes where nothing is being sent
+    (SO_KEEPALIVE), by a limit for sent bytes that stay unacknowledged (TCP_USER_TIMEOUT, RFC 5482).
     """
+    link.settimeout(IDLE_S)
     every = (SILENT_S - _PROBE_AFTER_S) // _PROBES
     link.setsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE, 1)
     link.setsockopt(socket.IPPROTO_TCP, socket.TCP_KEEPIDLE, _PROBE_AFTER_S)

@@ -19,6 +19,8 @@ FRAME_BYTES: Final = 2 << 20
 """Bytes of a chunk that one frame carries: what must move within a transfer's idle time."""
 MAX_MESSAGE_BYTES: Final = CHUNK_BYTES + (1 << 16)
 """A frame may carry a whole chunk."""
+IDLE_S: Final = 120.0
+"""A transfer in which no frame moves for so long is broken off and resumed."""
 _CHUNK, _OFFSET, _DATA = 0x08, 0x10, 0x1A
 
 

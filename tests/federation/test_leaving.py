@@ -11,7 +11,7 @@ import threading
 import time
 from collections.abc import Iterator
 from dataclasses import dataclass, field
-from datetime import timedelta
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any, cast
 
@@ -22,9 +22,9 @@ from federation.coordinator.control_client import CoordinatorClient
 from federation.coordinator.process import Coordinator, CoordinatorOptions
 from federation.errors import TrainerLost, TransferFailed
 from federation.node.agent import AgentOptions, SiteAgent
+from federation.node.clock_check import clock_words
 from federation.node.connection import CoordinatorConnection, RetryPolicy
 from federation.node.site_port import PlanDecision, Stand, Standing
-from federation.node.status import AgentStatus
 from federation.node.transfer import ChunkCalls, ObjectMover, payload_of
 from federation.plan import SignedPlan
 from federation.trainer import Trainer, TrainerResources, TrainJob, TrainResult
@@ -349,18 +349,22 @@ def test_status_says_what_the_node_waits_for(
     wait_for(lambda: agent.status.connected, what="the coordinator again", seconds=60)
 
 
-@pytest.mark.parametrize(("skew", "words"), [(59.0, ""), (61.0, "61 s ahead"), (-900.0, "behind")])
+@pytest.mark.parametrize(
+    ("skew", "words"), [(59.0, ""), (61.0, "61 s ahead"), (-900.0, "15 minutes behind")]
+)
 def test_a_wrong_clock_is_told(skew: float, words: str) -> None:
-    assert words in AgentStatus(skew_s=skew).clock_words
-    assert bool(words) == bool(AgentStatus(skew_s=skew).clock_words)
+    there = datetime(2026, 11, 21, 12, 0, tzinfo=UTC)
+    said = clock_words(there + timedelta(seconds=skew), there)
+    assert words in said
+    assert bool(words) == bool(said)
 
 
 def test_the_clock_is_compared_with_the_coordinators(federation: Federation) -> None:
     site = federation.site("site-a")
     options = AgentOptions(trainers=site.trainer, clock=lambda: utc_now() + timedelta(seconds=500))
     agent = agent_of(federation, site, options)
-    wait_for(lambda: agent.status.skew_s is not None, what="the comparison")
-    assert "ahead of the coordinator's" in agent.status.clock_words
+    words = wait_for(lambda: agent.status.clock_words, what="the comparison")
+    assert "ours is 8 minutes ahead of it" in words
 
 
 def test_an_amended_run_trains_its_new_number_of_rounds(

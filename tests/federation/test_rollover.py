@@ -29,7 +29,7 @@ QUICK = RetryPolicy(first_s=0.02, longest_s=0.1)
 @pytest.fixture
 def working(federation: Federation, monkeypatch: pytest.MonkeyPatch) -> Federation:
     """Two sites whose agents run and greet often."""
-    monkeypatch.setattr("federation.node.agent.GREET_AGAIN_S", 0.1)
+    monkeypatch.setattr("federation.node.greeting.GREET_AGAIN_S", 0.1)
     monkeypatch.setattr("federation.node.agent.POLL_S", 0.1)
     for name in SITES:
         link = CoordinatorConnection(federation.enrolled(name), retry=QUICK)
