@@ -25,7 +25,7 @@ from appliance.demo.namespace import free_ports
 from appliance.demo.pacs import EmbeddedPacs, OrthancPacs, find_orthanc
 from appliance.demo.processes import Process, start
 from dicom_bridge.net import Receiver, ReceiverSettings, RemoteAE, RetryPolicy, Timeouts
-from tests.tools import in_ci
+from tests.tools import free_port, in_ci
 from tests.waiting import wait_for
 
 LOOPBACK = "127.0.0.1"
@@ -48,11 +48,6 @@ def dcmtk(name: str) -> Path:
         _absent(f"DCMTK's {name} is not installed: run `make setup` as root or with sudo")
         raise AssertionError("unreachable")
     return Path(found)
-
-
-def free_port() -> int:
-    """A TCP port that nobody listens on now."""
-    return free_ports(1)[0]
 
 
 @contextmanager

@@ -9,6 +9,8 @@ from pathlib import Path
 
 import pytest
 
+from appliance.demo.namespace import free_ports
+
 REPOSITORY = Path(__file__).resolve().parent.parent
 
 
@@ -30,6 +32,11 @@ def require_tool(name: str) -> Path:
             pytest.fail(message)
         pytest.skip(message)
     return Path(found)
+
+
+def free_port() -> int:
+    """A TCP port that nobody listens on now; no client is given it while its listener restarts."""
+    return free_ports(1)[0]
 
 
 def shared_dir(*parts: str) -> Path:

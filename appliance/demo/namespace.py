@@ -9,13 +9,18 @@ from __future__ import annotations
 import ctypes
 import fcntl
 import os
+import random
 import socket
 import struct
 import sys
+from contextlib import suppress
 from pathlib import Path
+from typing import Final
 
 CLONE_NEWNET = 0x40000000
 CLONE_NEWUSER = 0x10000000
+_LISTENING: Final = range(20_000, 32_000)
+"""Below the ports of outgoing connections (Linux, ip_local_port_range: 32768 and more)."""
 SIOCGIFFLAGS, SIOCSIFFLAGS, IFF_UP = 0x8913, 0x8914, 0x1
 
 
@@ -54,12 +59,16 @@ def _loopback_up() -> None:
 
 
 def free_ports(count: int, host: str = "127.0.0.1") -> list[int]:
-    """TCP ports that nobody listens on now, all different."""
-    sockets = [socket.socket(socket.AF_INET, socket.SOCK_STREAM) for _ in range(count)]
-    try:
-        for s in sockets:
-            s.bind((host, 0))
-        return [int(s.getsockname()[1]) for s in sockets]
-    finally:
-        for s in sockets:
-            s.close()
+    """TCP ports that nobody listens on now, all different.
+
+    None is one that the system gives to outgoing connections: a client that dials a listener while
+    that is being restarted could be given the listener's own port, and keep it from coming back.
+    """
+    found: list[int] = []
+    candidates = iter(random.SystemRandom().sample(_LISTENING, len(_LISTENING)))
+    while len(found) < count:
+        port = next(candidates)
+        with socket.socket(socket.AF_INET, socket.SOCK_STREAM) as s, suppress(OSError):
+            s.bind((host, port))
+            found.append(port)
+    return found

@@ -7,9 +7,8 @@ from __future__ import annotations
 
 import hashlib
 import json
-import socket
 import threading
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -48,6 +47,7 @@ from federation.trainer import (
     TrainJob,
     TrainResult,
 )
+from tests.tools import free_port
 
 PROJECT = "ms-lesions"
 
@@ -172,6 +172,7 @@ class FakeSite:
     left: dict[str, str] = field(default_factory=dict)
     told: dict[str, str] = field(default_factory=dict)
     answers: dict[str, PlanDecision] = field(default_factory=dict)
+    before_training: Callable[[int], object] = lambda _round: None
 
     def offer(self, plan: SignedPlan) -> None:
         (self.folder / "offered").mkdir(parents=True, exist_ok=True)
@@ -236,6 +237,7 @@ class FakeSite:
 
         class Planned(NumpyTrainer):
             def train(self, job: TrainJob) -> TrainResult:
+                site.before_training(job.round + 1)
                 self.spoil = site.spoil.get(job.round + 1, "")
                 with (site.folder / "trainings.log").open("a") as stream:
                     stream.write(f"{job.round + 1}\n")
@@ -244,13 +246,6 @@ class FakeSite:
         trainer = Planned(folder, resources)
         trainer.site, trainer.cases = self.name, self.cases
         return trainer
-
-
-def free_port() -> int:
-    """A port that was free a moment ago."""
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        return int(probe.getsockname()[1])
 
 
 def make_home(folder: Path, **settings: Any) -> Path:  # noqa: ANN401

@@ -21,7 +21,8 @@ from federation.errors import SettingsRefused
 from federation.keyfile import load_key
 from federation.node.connection import CoordinatorConnection, RetryPolicy
 from federation.pki import new_key, save_key
-from tests.federation.doubles import PROJECT, Federation, free_port, make_home
+from tests.federation.doubles import PROJECT, Federation, make_home
+from tests.tools import free_port
 
 QUICK = RetryPolicy(first_s=0.02, longest_s=0.1)
 WORDS = "correct horse battery"

@@ -24,7 +24,8 @@ from federation.errors import (
     SettingsRefused,
 )
 from federation.pki import new_key, signing_request
-from tests.federation.doubles import PROJECT, Federation, free_port, make_home
+from tests.federation.doubles import PROJECT, Federation, make_home
+from tests.tools import free_port
 
 
 def _causes(federation: Federation, action: str = "enrolment.refused") -> list[str]:

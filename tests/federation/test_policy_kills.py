@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import threading
 from collections import Counter
 from pathlib import Path
 from typing import Any
@@ -20,6 +21,7 @@ from tests.federation.zygote import Reviver
 from tests.waiting import wait_for
 
 NAMES = ("site-a", "site-b", "site-c")
+HELD = 4  # training for this round waits until the amendment is in: the run must not be over first
 
 
 @pytest.mark.long
@@ -27,7 +29,9 @@ NAMES = ("site-a", "site-b", "site-c")
 def test_asynchronous_run_whose_coordinator_keeps_dying(tmp_path: Path, runtime: None) -> None:
     made = Federation(tmp_path)
     sites = [made.site(name, cases=number + 2) for number, name in enumerate(NAMES)]
+    amended = threading.Event()
     for site in sites:
+        site.before_training = lambda number: number < HELD or amended.wait(120)
         made.start(site)
     made.coordinator.stop()
     markers = tmp_path / "markers"
@@ -44,16 +48,20 @@ def test_asynchronous_run_whose_coordinator_keeps_dying(tmp_path: Path, runtime:
                 lambda: control.amend(run_id, rounds=8),
                 lambda: len(control.run(run_id)["plans"]) > 1,
             )
+            amended.set()
             wait_for(
-                lambda: _states(control).get(plan.name) == "finished", what="the run", seconds=200
+                lambda: life.other_ends or _states(control).get(plan.name) == "finished",
+                what="the run",
+                seconds=200,
             )
+            assert not life.other_ends
             view = control.run(run_id)
             chain = control.verify_audit()
-        assert not life.other_ends
         reached = {path.name for path in markers.iterdir()}
         expected = {p.replace(":", "_") for p in kill_points() if p.startswith("round")}
         assert reached >= expected
     finally:
+        amended.set()
         life.close()
         _close_agents(made)
     assert chain["ok"], chain["words"]

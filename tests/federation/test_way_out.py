@@ -24,8 +24,9 @@ from federation.node.connection import CoordinatorConnection, RetryPolicy
 from federation.node.route import Step, Way, examine, examine_token
 from federation.wire.dial import Proxy, dial, environment_proxy
 from tests.certificates import Authority
-from tests.federation.doubles import Federation, free_port
+from tests.federation.doubles import Federation
 from tests.federation.real_proxy import PASSWORD, USER, TinyProxy, TlsInFront
+from tests.tools import free_port
 
 integration = pytest.mark.integration
 

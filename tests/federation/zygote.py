@@ -12,6 +12,7 @@ import signal
 import subprocess
 import sys
 import threading
+import traceback
 from typing import IO
 
 from tests.federation import processes
@@ -28,7 +29,10 @@ def main() -> None:
             try:
                 getattr(processes, command["target"])(*command["args"])
                 code = 0
+            except BaseException:  # edge: the fork ends here, and the test wants to know why
+                traceback.print_exc()
             finally:
+                sys.stderr.flush()
                 os._exit(code)
         _say({"pid": pid})
         _, status = os.waitpid(pid, 0)

@@ -17,9 +17,9 @@ from appliance.pipeline.states import ARROWS, Point
 from appliance.settings import settings_from, settings_toml
 from dicom_bridge.net import PacsClient, RemoteAE
 from federation.audit_chain import verify
-from tests.pacs import free_port, running_orthanc
+from tests.pacs import running_orthanc
 from tests.system.killable_node import planned_kills
-from tests.tools import REPOSITORY
+from tests.tools import REPOSITORY, free_port
 from tests.waiting import wait_for
 
 pytestmark = [pytest.mark.system, pytest.mark.timeout(1200)]

@@ -13,10 +13,10 @@ import pytest
 from appliance.home import Home
 from appliance.result_states import Instant, kill_points
 from dicom_bridge.net import PacsClient, RemoteAE
-from tests.pacs import free_port, running_orthanc
+from tests.pacs import running_orthanc
 from tests.results import PROJECT, NodeResults, manifest, set_up, small_study
 from tests.system.killable_results import NODE_AE
-from tests.tools import REPOSITORY
+from tests.tools import REPOSITORY, free_port
 
 pytestmark = [pytest.mark.system, pytest.mark.long, pytest.mark.timeout(1200)]
 

@@ -18,8 +18,8 @@ from PIL import Image
 
 from dicom_bridge.net import PacsClient, RemoteAE
 from dicom_bridge.seg import check_seg
-from tests.pacs import LOOPBACK, QUICK, free_port, running_orthanc
-from tests.tools import REPOSITORY, shared_dir
+from tests.pacs import LOOPBACK, QUICK, running_orthanc
+from tests.tools import REPOSITORY, free_port, shared_dir
 from tests.viewer.browser import find_chromium, running_chromium
 from tests.viewer.ohif import Ohif
 from tests.viewer.overlay import dice, drawn_labels, likest_slice

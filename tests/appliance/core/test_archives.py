@@ -23,7 +23,8 @@ from dicom_bridge.errors import SettingsRefused
 from dicom_bridge.net import PacsClient, RemoteAE
 from dicom_bridge.web import WebClient
 from tests.certificates import Authority
-from tests.pacs import LOOPBACK, StudyForm, free_port, running_orthanc, write_small_study
+from tests.pacs import LOOPBACK, StudyForm, running_orthanc, write_small_study
+from tests.tools import free_port
 
 DIMSE = {"name": "main", "ae_title": "ORTHANC", "host": LOOPBACK, "port": 104}
 WEB = {"name": "main", "transport": "dicomweb", "web": {"url": "https://pacs.example/rs"}}

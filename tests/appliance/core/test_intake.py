@@ -31,7 +31,8 @@ from dicom_bridge.net.model import InstanceRef, MoveOutcome, MoveWatch, StudyCri
 from dicom_bridge.net.move import MoveTarget
 from dicom_bridge.net.retrieve import RetrievePolicy, RetrieveReport, retrieve_study
 from tests.appliance.core.values import MATCH, Clock, held
-from tests.pacs import StudyForm, free_port, running_orthanc, write_small_study
+from tests.pacs import StudyForm, running_orthanc, write_small_study
+from tests.tools import free_port
 from tests.waiting import wait_for
 
 INTAKE = (Stage.REQUEST, Stage.RECEIVE)

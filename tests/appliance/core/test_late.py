@@ -34,7 +34,8 @@ from tests.appliance.core.late_node import (
     living,
 )
 from tests.appliance.core.values import held
-from tests.pacs import SmallStudy, StudyForm, free_port, running_orthanc, write_small_study
+from tests.pacs import SmallStudy, StudyForm, running_orthanc, write_small_study
+from tests.tools import free_port
 
 pytestmark = [pytest.mark.integration, pytest.mark.timeout(300)]
 

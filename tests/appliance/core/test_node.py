@@ -31,8 +31,8 @@ from federation.manifest import ModelManifest
 from federation.node.site_port import PlanDecision
 from federation.plan import NetworkSpec, Plan, ms_lesion_demo_plan, sign
 from federation.trainer import InitialiseJob, Trainer
-from tests.pacs import free_port, running_orthanc
-from tests.tools import require_tool
+from tests.pacs import running_orthanc
+from tests.tools import free_port, require_tool
 from tests.waiting import wait_for
 
 pytestmark = [pytest.mark.integration, pytest.mark.timeout(1200)]

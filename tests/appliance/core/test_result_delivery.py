@@ -41,9 +41,10 @@ from dicom_bridge.net import PacsClient, PacsOptions, RemoteAE
 from dicom_bridge.net.retrieve import RetrievePolicy
 from dicom_bridge.seg import check_seg
 from federation.node.site_port import EVALUATED
-from tests.pacs import LOOPBACK, OrthancPacs, free_port, running_orthanc
+from tests.pacs import LOOPBACK, OrthancPacs, running_orthanc
 from tests.results import PROJECT, NodeResults, changed, manifest, set_up, small_study
 from tests.studies import TestStudy
+from tests.tools import free_port
 from tests.waiting import wait_for
 
 pytestmark = [pytest.mark.integration, pytest.mark.timeout(300)]

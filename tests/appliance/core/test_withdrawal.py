@@ -16,7 +16,8 @@ from appliance.pipeline.states import Stage, State
 from appliance.settings import Settings
 from dicom_bridge.net import PacsClient, RemoteAE
 from tests.appliance.core.late_node import AE, LateNode, late_settings, living
-from tests.pacs import SmallStudy, StudyForm, free_port, running_orthanc, write_small_study
+from tests.pacs import SmallStudy, StudyForm, running_orthanc, write_small_study
+from tests.tools import free_port
 
 pytestmark = [pytest.mark.integration, pytest.mark.timeout(300)]
 

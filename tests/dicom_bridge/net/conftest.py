@@ -10,7 +10,8 @@ import pytest
 
 from appliance.demo.pacs import EmbeddedPacs, OrthancPacs
 from dicom_bridge.net import PacsClient, RemoteAE
-from tests.pacs import LOOPBACK, ONCE, QUICK, free_port, running_embedded, running_orthanc
+from tests.pacs import LOOPBACK, ONCE, QUICK, running_embedded, running_orthanc
+from tests.tools import free_port
 
 NODE = "NODE"
 PEER_SCP = "STORESCP"

@@ -16,7 +16,8 @@ from dicom_bridge.errors import AssociationRejected, PeerFailure, PeerUnreachabl
 from dicom_bridge.net import MoveWatch, PacsClient, RemoteAE, RetryPolicy, StudyCriteria, Timeouts
 from dicom_bridge.net.stack import VERIFICATION
 from tests.dicom_bridge.net.peers import scripted_scp
-from tests.pacs import LOOPBACK, ONCE, QUICK, free_port
+from tests.pacs import LOOPBACK, ONCE, QUICK
+from tests.tools import free_port
 
 SECRET = "SECRET99"
 

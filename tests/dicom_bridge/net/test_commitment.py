@@ -32,10 +32,10 @@ from tests.pacs import (
     ONCE,
     QUICK,
     StudyForm,
-    free_port,
     running_orthanc,
     write_small_study,
 )
+from tests.tools import free_port
 from tests.waiting import wait_for
 
 MR = str(MRImageStorage)

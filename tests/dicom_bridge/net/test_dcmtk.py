@@ -17,12 +17,12 @@ from tests.pacs import (
     QUICK,
     FolderInbox,
     StudyForm,
-    free_port,
     run_tool,
     running_receiver,
     running_storescp,
     write_small_study,
 )
+from tests.tools import free_port
 
 pytestmark = pytest.mark.integration
 

@@ -29,11 +29,11 @@ from tests.pacs import (
     FolderInbox,
     SmallStudy,
     StudyForm,
-    free_port,
     running_orthanc,
     running_receiver,
     write_small_study,
 )
+from tests.tools import free_port
 
 pytestmark = pytest.mark.integration
 

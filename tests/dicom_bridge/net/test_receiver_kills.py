@@ -14,7 +14,8 @@ from pydicom import dcmread
 from dicom_bridge.net import PacsClient, RemoteAE, RetrievePolicy, Timeouts, retrieve_study
 from dicom_bridge.net.scp.supervisor import ReceiverProcesses
 from tests.dicom_bridge.net.processes import Zone, key, running_processes
-from tests.pacs import LOOPBACK, StudyForm, free_port, running_orthanc, write_small_study
+from tests.pacs import LOOPBACK, StudyForm, running_orthanc, write_small_study
+from tests.tools import free_port
 from tests.waiting import wait_for
 
 PATIENT = Timeouts(move_idle_s=60, move_total_s=1500, response_s=120)

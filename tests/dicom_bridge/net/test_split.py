@@ -22,10 +22,10 @@ from tests.pacs import (
     ONCE,
     QUICK,
     StudyForm,
-    free_port,
     running_orthanc,
     write_small_study,
 )
+from tests.tools import free_port
 
 TODAY = date(2024, 6, 1)
 days = st.dates(date(1960, 1, 1), date(2030, 12, 31))

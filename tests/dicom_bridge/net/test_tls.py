@@ -28,11 +28,11 @@ from tests.pacs import (
     ONCE,
     QUICK,
     StudyForm,
-    free_port,
     running_orthanc,
     running_storescp,
     write_small_study,
 )
+from tests.tools import free_port
 
 
 @pytest.fixture(scope="module")

@@ -24,7 +24,8 @@ from tests.dicom_bridge.convert.phantom import Layout, cosines, series
 from tests.dicom_bridge.seg.readers import consistency_errors
 from tests.dicom_bridge.seg.test_write import WHEN, blobs, request
 from tests.dicom_bridge.sr.test_report import SPEC, Made, asked
-from tests.pacs import LOOPBACK, free_port, run_tool, running_orthanc
+from tests.pacs import LOOPBACK, run_tool, running_orthanc
+from tests.tools import free_port
 
 pytestmark = pytest.mark.integration
 

@@ -28,9 +28,9 @@ from tests.pacs import (
     ONCE,
     FolderInbox,
     StudyForm,
-    free_port,
     write_small_study,
 )
+from tests.tools import free_port
 
 SECRET = "SECRET99"
 QUICK = WebOptions(timeouts=Timeouts(connect_s=2, response_s=2))

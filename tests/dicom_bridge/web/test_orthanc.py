@@ -32,10 +32,10 @@ from tests.pacs import (
     FolderInbox,
     SmallStudy,
     StudyForm,
-    free_port,
     running_orthanc,
     write_small_study,
 )
+from tests.tools import free_port
 
 pytestmark = pytest.mark.integration
 
