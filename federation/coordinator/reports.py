@@ -96,6 +96,8 @@ class Reports:
             if task.kind == "offer":
                 _join(change, task, ending)
             elif task.kind == "train" and ending.state is TaskState.DONE:
+                if not self._objects.has(ending.report["update"]):
+                    raise RequestRefused("the update's bytes were dropped: send them again")
                 change.add_update(task)
         if ending.state is TaskState.REFUSED:
             self._discard(report)
@@ -106,12 +108,13 @@ class Reports:
 
     def _discard(self, report: pb.TaskReport) -> None:
         """Drop the objects of a report that does not count, unless something else needs them."""
-        kept = self._store.model_hashes() | self._store.awaited_updates()
-        for payload in report.payloads:
-            name = payload.sha256
-            # A report may name anything: what tasks hand out (plans, manifests) stays.
-            if is_name(name) and name not in kept and not self._store.hands_out(name):
-                self._objects.drop(name)
+        with self._store.still():
+            kept = self._store.needed_objects()
+            for payload in report.payloads:
+                name = payload.sha256
+                # A report may name anything: what tasks hand out (plans, manifests) stays.
+                if is_name(name) and name not in kept and not self._store.hands_out(name):
+                    self._objects.drop(name)
 
     def held_up(self, site: str, task_id: str, words: str) -> None:
         """Keep what a task waits for at its site; empty words: it goes on."""

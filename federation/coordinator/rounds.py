@@ -372,9 +372,10 @@ class Rounds(Steps):
 
         One plan run twice gives the same updates, byte for byte and so by name.
         """
-        kept = self._store.model_hashes() | self._store.awaited_updates()
-        for name in self._store.update_objects(run.run_id) - kept:
-            self._parts.objects.drop(name)
+        # An update that is taken between the look and the drop would lose its object.
+        with self._store.still():
+            for name in self._store.update_objects(run.run_id) - self._store.needed_objects():
+                self._parts.objects.drop(name)
 
 
 _AT_WORK = (TaskState.OPEN, TaskState.TAKEN)

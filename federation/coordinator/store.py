@@ -161,6 +161,12 @@ class Store:
         if not quiet:
             self.signal.notify()
 
+    @contextmanager
+    def still(self) -> Iterator[None]:
+        """Nothing is written while it lasts: what several reads say belongs together."""
+        with self._lock:
+            yield
+
     def _rows(self, sql: str, values: Sequence[Any] = ()) -> list[sqlite3.Row]:
         with self._lock:
             return self._connection.execute(sql, tuple(values)).fetchall()
@@ -260,6 +266,11 @@ class Store:
             "runs.state NOT IN ('finished', 'stopped', 'failed')"
             " AND (folded_in IS NULL OR rounds.weights_sha256 IS NULL)"
         )
+
+    def needed_objects(self) -> set[str]:
+        """Object names of the models of all rounds, and of updates that a model waits for."""
+        with self.still():
+            return self.model_hashes() | self.awaited_updates()
 
     def update_objects(self, run_id: str) -> set[str]:
         """Object names of all updates that a run was ever sent, as they came and decoded."""

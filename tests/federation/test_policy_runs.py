@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import threading
 from collections.abc import Iterator
 from contextlib import ExitStack
 from typing import Any
@@ -581,3 +582,29 @@ def test_a_refused_report_takes_nothing_of_others_with_it(
     assert not reply.accepted
     assert "exactly one update" in reply.words
     assert all(objects.has(name) for name in [*handed, other["update"]])
+
+
+def test_an_update_that_comes_while_others_are_dropped_keeps_its_bytes(
+    federation: Federation,
+    control: CoordinatorClient,
+    hands: list[HandSite],
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """An asynchronous run closes a round while reports come in: the look and the drop are one."""
+    run_id = started(control, quick(small_plan(2)), hands)
+    store, objects = federation.coordinator.store, federation.coordinator.objects
+    task = hands[0].task("train", 1)
+    sender = threading.Thread(target=lambda: hands[0].train(task))
+    names_of = store.update_objects
+
+    def while_a_report_comes(run: str) -> set[str]:
+        sender.start()
+        sender.join(0.5)  # time enough for a writer whom nothing holds up
+        return names_of(run)
+
+    monkeypatch.setattr(store, "update_objects", while_a_report_comes)
+    federation.coordinator.engine._synchronous.forget_updates(store.run(run_id))
+    sender.join(20)
+    (row,) = [t for t in store.tasks(run_id, 1, "train") if t.site == "site-a"]
+    assert row.report is not None
+    assert objects.has(row.report["update"])

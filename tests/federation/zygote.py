@@ -13,6 +13,7 @@ import subprocess
 import sys
 import threading
 import traceback
+from contextlib import suppress
 from typing import IO
 
 from tests.federation import processes
@@ -66,6 +67,7 @@ class Reviver:
         self._pid = 0
         self.lives = 0
         self.other_ends: list[int] = []
+        """Statuses of lives that ended otherwise than by SIGKILL: after one, nothing is revived."""
         self._thread = threading.Thread(target=self._run, daemon=True)
         self._thread.start()
 
@@ -94,7 +96,8 @@ class Reviver:
         with self._lock:
             self._over.set()
             if self._pid:
-                os.kill(self._pid, signal.SIGKILL)
+                with suppress(ProcessLookupError):  # it has just died by itself
+                    os.kill(self._pid, signal.SIGKILL)
         self._thread.join(20)
         self._pipe(self._zygote.stdin).close()
         self._zygote.wait(20)
