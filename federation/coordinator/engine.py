@@ -50,6 +50,21 @@ class Engine(Steps):
         """How many runs may be active at a time."""
         return self._parts.slots
 
+    def sweep(self) -> int:
+        """Drop objects that nothing names; gives their number. Before anything is served.
+
+        A site that sent an update whole and was never heard of again left one, and so did a kill
+        between an object's arrival and its record. While a site trains nothing is dropped: it may
+        have sent the object of its next report.
+        """
+        if self._store.trains():
+            return 0
+        needed, objects = self._store.needed_objects(), self._parts.objects
+        left = [n for n in objects.names() if n not in needed and not self._store.hands_out(n)]
+        for name in left:
+            objects.drop(name)
+        return len(left)
+
     def start(self) -> None:
         """Give open rounds their full time again, then run until :meth:`stop`."""
         self._parts.work.mkdir(parents=True, exist_ok=True)

@@ -145,6 +145,11 @@ class ObjectStore:
         finally:
             path.unlink(missing_ok=True)
 
+    def names(self) -> list[str]:
+        """The names of all complete objects."""
+        found = (path.name for path in self._folder.glob("[0-9a-f][0-9a-f]/*"))
+        return sorted(name for name in found if is_name(name))
+
     def drop(self, name: str) -> None:
         """Forget an object; an absent one is forgotten already."""
         path = self.path(name)

@@ -179,6 +179,8 @@ class Coordinator:
         self.keys.ensure_server()
         backend = self.home.folder / "work"
         backend.mkdir(parents=True, exist_ok=True)
+        if swept := self.engine.sweep():
+            _log.info("objects_swept", count=swept)
         self._front = self._start_federation(bind)
         self._start_enrolment(bind)
         self.upkeep.on_renewed(self._front.reload)

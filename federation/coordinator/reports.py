@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import math
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from typing import Any, Final
 
@@ -83,7 +83,7 @@ class Reports:
         if task.state in TASK_ENDS:
             answer = _again(task, report)
             if not answer[0]:
-                self._discard(report)
+                self._discard(_named(report))
             return answer
         if task.state is TaskState.OPEN:
             raise RequestRefused("the task has not been given to this site yet: ask for it first")
@@ -91,6 +91,7 @@ class Reports:
         with self._store.change() as change:
             row = change.execute("SELECT state FROM tasks WHERE task_id = ?", (task.task_id,))
             if TaskState(row.fetchone()["state"]) in TASK_ENDS:
+                self._discard({*_named(report), str(ending.report.get("update", ""))})
                 return False, "the task ended while the report was being checked"
             change.task(task.task_id, ending.state, words=ending.words, report=dict(ending.report))
             if task.kind == "offer":
@@ -100,18 +101,17 @@ class Reports:
                     raise RequestRefused("the update's bytes were dropped: send them again")
                 change.add_update(task)
         if ending.state is TaskState.REFUSED:
-            self._discard(report)
+            self._discard(_named(report))
         _log.info("task_ended", task=task.task_id, state=ending.state.value)
         detail = {"kind": task.kind, "state": ending.state.value, "words": ending.words}
         self._audit.append(site, "task.reported", task.task_id, detail)
         return ending.state is TaskState.DONE, ending.words
 
-    def _discard(self, report: pb.TaskReport) -> None:
+    def _discard(self, names: Iterable[str]) -> None:
         """Drop the objects of a report that does not count, unless something else needs them."""
         with self._store.still():
             kept = self._store.needed_objects()
-            for payload in report.payloads:
-                name = payload.sha256
+            for name in names:
                 # A report may name anything: what tasks hand out (plans, manifests) stays.
                 if is_name(name) and name not in kept and not self._store.hands_out(name):
                     self._objects.drop(name)
@@ -272,6 +272,10 @@ class Reports:
             facts = check_update(decoded, reference, norm_ratio=self._norm_ratio)
             plain, _ = self._objects.adopt(decoded)
         return {"update": plain, "encoded": name, "encoding": spec.label}, facts
+
+
+def _named(report: pb.TaskReport) -> set[str]:
+    return {payload.sha256 for payload in report.payloads}
 
 
 def _again(task: TaskRow, report: pb.TaskReport) -> tuple[bool, str]:

@@ -287,6 +287,14 @@ class Store:
         )
         return {str(name) for row in rows for name in (row["one"], row["other"]) if name}
 
+    def trains(self) -> bool:
+        """Whether a site may still report an update that it was asked for."""
+        sql = (
+            "SELECT 1 FROM tasks JOIN runs USING (run_id) WHERE kind = 'train'"
+            " AND tasks.state = 'taken' AND runs.state NOT IN ('finished', 'stopped', 'failed')"
+        )
+        return bool(self._rows(f"{sql} LIMIT 1"))
+
     def hands_out(self, name: str) -> bool:
         """Whether any task names an object among what its site fetches."""
         return bool(self._rows("SELECT 1 FROM tasks WHERE instr(body, ?) LIMIT 1", (name,)))

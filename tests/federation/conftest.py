@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from contextlib import ExitStack
 from pathlib import Path
 
 import pytest
 
 from federation.coordinator.control_client import CoordinatorClient
+from tests.federation.by_hand import HandSite
 from tests.federation.doubles import Federation
 
 
@@ -32,3 +34,13 @@ def control(federation: Federation) -> Iterator[CoordinatorClient]:
     """The coordinator's control API."""
     with CoordinatorClient(federation.home) as client:
         yield client
+
+
+@pytest.fixture
+def hands(federation: Federation) -> Iterator[list[HandSite]]:
+    """Three sites driven by the test."""
+    with ExitStack() as stack:
+        made = [HandSite(federation, f"site-{letter}", 3) for letter in "abc"]
+        for site in made:
+            stack.callback(site.close)
+        yield made

@@ -3,9 +3,6 @@
 from __future__ import annotations
 
 import json
-import threading
-from collections.abc import Iterator
-from contextlib import ExitStack
 from typing import Any
 
 import numpy as np
@@ -28,16 +25,6 @@ from tests.federation.test_rounds import finished, same
 from tests.waiting import wait_for
 
 pytestmark = pytest.mark.integration
-
-
-@pytest.fixture
-def hands(federation: Federation) -> Iterator[list[HandSite]]:
-    """Three sites driven by the test."""
-    with ExitStack() as stack:
-        made = [HandSite(federation, f"site-{letter}", 3) for letter in "abc"]
-        for site in made:
-            stack.callback(site.close)
-        yield made
 
 
 def quick(plan: Plan, **fields: Any) -> Plan:  # noqa: ANN401
@@ -556,55 +543,3 @@ def test_the_data_scientist_sees_it_in_words(
     for words in ("run.amended", "run.paused", "run.invited", "stopped enough seen"):
         assert words in story
     assert json.loads(said(federation, "watch", run_id, "--json", code=1).splitlines()[0])["at"]
-
-
-def test_a_refused_report_takes_nothing_of_others_with_it(
-    federation: Federation, control: CoordinatorClient, hands: list[HandSite]
-) -> None:
-    """What a refused report names is dropped: but not the plan, the model, or another's update."""
-    run_id = started(control, quick(small_plan(2)), hands)
-    store, objects = federation.coordinator.store, federation.coordinator.objects
-    handed = [p["sha256"] for t in store.tasks(run_id) for p in t.body["payloads"]]
-    taken = hands[1].train(hands[1].task("train", 1))
-    assert taken.accepted
-    other = next(t for t in store.tasks(run_id, 1, "train") if t.site == "site-b").report
-    assert other is not None
-    task = hands[0].task("train", 1)
-    named = [*sorted(set(handed)), other["update"], "../keys/ca.key", ""]
-    report = pb.TaskReport(format=1, task_id=task.task_id, outcome=pb.OUTCOME_DONE, cases=3)
-    report.payloads.extend(
-        pb.Payload(
-            kind=pb.PAYLOAD_KIND_UPDATE, sha256=name, size=9, update_kind=pb.UPDATE_KIND_PLAIN
-        )
-        for name in named
-    )
-    reply = hands[0].connection.report(report)
-    assert not reply.accepted
-    assert "exactly one update" in reply.words
-    assert all(objects.has(name) for name in [*handed, other["update"]])
-
-
-def test_an_update_that_comes_while_others_are_dropped_keeps_its_bytes(
-    federation: Federation,
-    control: CoordinatorClient,
-    hands: list[HandSite],
-    monkeypatch: pytest.MonkeyPatch,
-) -> None:
-    """An asynchronous run closes a round while reports come in: the look and the drop are one."""
-    run_id = started(control, quick(small_plan(2)), hands)
-    store, objects = federation.coordinator.store, federation.coordinator.objects
-    task = hands[0].task("train", 1)
-    sender = threading.Thread(target=lambda: hands[0].train(task))
-    names_of = store.update_objects
-
-    def while_a_report_comes(run: str) -> set[str]:
-        sender.start()
-        sender.join(0.5)  # time enough for a writer whom nothing holds up
-        return names_of(run)
-
-    monkeypatch.setattr(store, "update_objects", while_a_report_comes)
-    federation.coordinator.engine._synchronous.forget_updates(store.run(run_id))
-    sender.join(20)
-    (row,) = [t for t in store.tasks(run_id, 1, "train") if t.site == "site-a"]
-    assert row.report is not None
-    assert objects.has(row.report["update"])
