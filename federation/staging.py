@@ -15,6 +15,7 @@ from typing import Final
 
 from federation.chunks import CHUNK_BYTES, ChunkList, Data, ranges
 from federation.errors import TransferFailed
+from federation.spares import Spares
 
 _SYNC_FILE_RANGE_WRITE: Final = 2
 _libc = ctypes.CDLL(None, use_errno=True)
@@ -50,16 +51,25 @@ class PartFile:
         path: the unfinished file; what it holds already is verified, not believed.
         chunks: what the object consists of.
         early: begin to write to the disk chunk by chunk, for a file that is synced at the end.
+        spares: a file that does not exist yet is one of these, written over.
     """
 
-    def __init__(self, path: Path, chunks: ChunkList, *, early: bool = False) -> None:
+    def __init__(
+        self,
+        path: Path,
+        chunks: ChunkList,
+        *,
+        early: bool = False,
+        spares: Spares | None = None,
+    ) -> None:
         self.path = path
         self.chunks = chunks
         self._early = early
         path.parent.mkdir(parents=True, exist_ok=True)
+        reused = spares is not None and not path.exists() and spares.reuse(path, chunks.size)
         self._file = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o644)
         try:
-            self._have = self._verified()
+            self._have = bytearray(chunks.count) if reused else self._verified()
         except OSError:
             os.close(self._file)
             raise
@@ -78,10 +88,9 @@ class PartFile:
         return ranges(index for index, have in enumerate(self._have) if not have)
 
     @property
-    def missing_bytes(self) -> int:
-        """Bytes of the chunks that are not here."""
-        absent = (index for index, have in enumerate(self._have) if not have)
-        return sum(self.chunks.length(index) for index in absent)
+    def unallocated_bytes(self) -> int:
+        """Bytes that the file still needs on the disk."""
+        return max(0, self.chunks.size - 512 * os.fstat(self._file).st_blocks)
 
     @property
     def complete(self) -> bool:

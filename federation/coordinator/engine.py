@@ -7,6 +7,7 @@ whole) and one transaction. So the engine can be killed anywhere and goes on fro
 from __future__ import annotations
 
 import threading
+from collections.abc import Iterable
 
 import structlog
 
@@ -44,6 +45,7 @@ class Engine(Steps):
         self._thread: threading.Thread | None = None
         self._synchronous = Rounds(parts)
         self._asynchronous = BufferedRounds(parts)
+        self._active: set[str] = set()
 
     @property
     def slots(self) -> int:
@@ -71,7 +73,6 @@ class Engine(Steps):
         for run in self._store.runs():
             self.refresh_deadlines(run)
             self._parts.records.restore(run)
-            self._synchronous.forget_updates(run)
         self._thread = threading.Thread(target=self._run, name="engine", daemon=True)
         self._thread.start()
 
@@ -97,7 +98,10 @@ class Engine(Steps):
     def tick(self) -> bool:
         """One look at every active run; whether any moved."""
         moved = False
-        for run in self._store.runs(ACTIVE):
+        active = self._store.runs(ACTIVE)
+        self._part_with(self._active - {run.run_id for run in active})
+        self._active = {run.run_id for run in active}
+        for run in active:
             try:
                 moved |= self._attempt(run)
             except Overtaken:
@@ -105,6 +109,12 @@ class Engine(Steps):
             except Exception as error:  # edge: one run's trouble must not stop the others
                 self._stumbled(run, error)
         return moved
+
+    def _part_with(self, ended: Iterable[str]) -> None:
+        """Drop what runs leave that are over, however they ended."""
+        for run_id in ended:
+            self._synchronous.forget_updates(self._store.run(run_id))
+            self._parts.objects.spares.clear()
 
     def _attempt(self, run: RunRow) -> bool:
         try:

@@ -21,6 +21,7 @@ from typing import Final
 from federation.canonical import sha256_file, sync_folder, write_atomically
 from federation.chunks import ChunkList, indices
 from federation.errors import NoRoom, TransferFailed, TransferMoved, disk_is_full
+from federation.spares import Spares
 from federation.staging import PartFile
 from federation.wire.frames import Piece, pieces
 
@@ -54,18 +55,19 @@ def has_room(folder: Path, needed: int = 0) -> bool:
 class _Upload:
     """An upload that this process knows; its lock guards everything in it."""
 
-    def __init__(self, path: Path, chunks: ChunkList) -> None:
+    def __init__(self, path: Path, chunks: ChunkList, spares: Spares) -> None:
         self.lock = threading.Lock()
         self.turn = 0
         self._path = path
         self._chunks = chunks
+        self._spares = spares
         self._part: PartFile | None = None
 
     @property
     def part(self) -> PartFile:
         """The file; the first look at it verifies what an earlier process left."""
         if self._part is None:
-            self._part = PartFile(self._path, self._chunks, early=True)
+            self._part = PartFile(self._path, self._chunks, early=True, spares=self._spares)
         return self._part
 
     def forget(self) -> None:
@@ -82,12 +84,16 @@ class ObjectStore:
 
     Args:
         folder: created where absent.
+
+    Attributes:
+        spares: dropped objects' files, for the uploads to come.
     """
 
     def __init__(self, folder: Path) -> None:
         self._folder = folder
         folder.mkdir(parents=True, exist_ok=True)
         shutil.rmtree(folder / "scratch", ignore_errors=True)
+        self.spares = Spares(folder / "spare", durable=True)
         self._uploads: dict[tuple[str, str], _Upload] = {}
         self._guard = threading.Lock()
 
@@ -153,7 +159,8 @@ class ObjectStore:
     def drop(self, name: str) -> None:
         """Forget an object; an absent one is forgotten already."""
         path = self.path(name)
-        for gone in (path, path.with_suffix(".chunks"), path.with_suffix(".sha256")):
+        self.spares.retire(path)
+        for gone in (path.with_suffix(".chunks"), path.with_suffix(".sha256")):
             gone.unlink(missing_ok=True)
 
     def chunks(self, name: str) -> ChunkList:
@@ -220,14 +227,14 @@ class ObjectStore:
         with self._guard:
             upload = self._uploads.get((site, name))
             if upload is None:
-                upload = _Upload(self._part(site, name), chunks)
+                upload = _Upload(self._part(site, name), chunks, self.spares)
                 self._uploads[site, name] = upload
         self._forget_others(site, name)
         with upload.lock:
             if upload.part.complete:
                 self._finished(site, upload)
                 return None
-            self._check_space(upload.part.missing_bytes)
+            self._check_space(upload.part.unallocated_bytes)
             return list(upload.part.missing())
 
     def receive(
@@ -293,7 +300,9 @@ class ObjectStore:
 
     def _check_space(self, needed: int) -> None:
         if not has_room(self._folder, needed):
-            raise NoRoom(_FULL)
+            self.spares.clear()
+            if not has_room(self._folder, needed):
+                raise NoRoom(_FULL)
 
     def _part(self, site: str, name: str) -> Path:
         return self._folder / "incoming" / site / f"{name}.part"

@@ -17,7 +17,7 @@ from federation.coordinator.states import RUN_ENDS, TASK_ENDS, PartState, RoundS
 from federation.coordinator.store import Change, Store
 from federation.coordinator.update_check import UpdateFacts, check_update, check_weight
 from federation.encoding import decode
-from federation.errors import FingerprintRefused, RequestRefused, UpdateRefused
+from federation.errors import FingerprintRefused, RequestRefused, TransferFailed, UpdateRefused
 from federation.fingerprint import Fingerprint
 from federation.plan import Plan, SignedPlan
 from federation.update_spec import UpdateSpec
@@ -26,6 +26,7 @@ from federation.wire.kinds import update_kind
 
 MAX_WORDS: Final = 300
 MAX_METRICS: Final = 256
+_NOT_HERE: Final = "the update is not here whole: send it (again)"
 _log = structlog.get_logger(__name__)
 
 
@@ -76,6 +77,7 @@ class Reports:
 
         Raises:
             RequestRefused: the task is not this site's, or was never given out.
+            TransferFailed: the update that it names is not here: it is to be sent (again).
         """
         task = self._store.task(report.task_id)
         if task is None or task.site != site:
@@ -98,7 +100,7 @@ class Reports:
                 _join(change, task, ending)
             elif task.kind == "train" and ending.state is TaskState.DONE:
                 if not self._objects.has(ending.report["update"]):
-                    raise RequestRefused("the update's bytes were dropped: send them again")
+                    raise TransferFailed(_NOT_HERE)
                 change.add_update(task)
         if ending.state is TaskState.REFUSED:
             self._discard(_named(report))
@@ -238,7 +240,7 @@ class Reports:
         check_weight(report.cases, available)
         self._check_fresh(task, plan, payload.sha256)
         if not self._objects.has(payload.sha256):
-            raise RequestRefused("the update has not arrived whole yet: send it first")
+            raise TransferFailed(_NOT_HERE)
         model = next(p for p in task.body["payloads"] if p["kind"] == pb.PAYLOAD_KIND_WEIGHTS)
         names, facts = self._checked(payload.sha256, model["sha256"], plan.update)
         return {

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import errno
+import itertools
 import os
 import shutil
 import threading
@@ -50,15 +51,16 @@ from federation.wire import federation_pb2 as pb
 
 DEFERRED_POLL_S: Final = 2.0
 """How often a task that waits for a person is looked at again."""
-KEPT_OBJECTS: Final = 3
+KEPT_OBJECTS: Final = 2
 """Fetched objects kept per run: the model evaluated is the next round's start."""
-
 ROOM_LOOK_S: Final = 2.0
 """How often a task that waits for room on the disk is tried again."""
 SPARE_BYTES: Final = 1 << 20
 """Free space beyond a task's files that a task needs: journal, state, log."""
 ROOM_PATIENCE_S: Final = 60.0
 """How long a task waits for room before it is reported as failed."""
+REPORTS: Final = 5
+"""How often a result is sent and reported whose bytes the coordinator says it does not have."""
 PARTING_LOOK_S: Final = 1.0
 """How often the agent looks for runs whose leaving the coordinator has to be told."""
 PARTING_PATIENCE_S: Final = 10.0
@@ -291,6 +293,7 @@ class SiteAgent:
                 except OSError as error:
                     if not disk_is_full(error):
                         raise
+                self._connection.make_room()
                 self._touch(waits=DISK_FULL)
                 _log.warning("disk_full", activity=self._status.activity)
                 self._connection.stands(task.task_id, 0.0, NO_ROOM)
@@ -351,7 +354,7 @@ class SiteAgent:
             entry = self._refused(entry, known)
         if entry.step is Step.RECEIVED:
             entry = self._fetch(entry)
-        while entry.step is not Step.REPORTED:
+        for left in itertools.count(REPORTS - 1, -1):
             if entry.step is Step.FETCHED:
                 worked = self._work(entry)
                 if worked is None:
@@ -362,7 +365,9 @@ class SiteAgent:
             if entry.step is not Step.FETCHED:
                 entry = self._checked(self._send(entry))
             if entry.step is Step.SENT:
-                entry = self._report(entry)
+                entry = self._report(entry, again=left > 0)
+            if entry.step is Step.REPORTED:
+                return
 
     def _checked(self, entry: Entry) -> Entry:
         """Before anything leaves: refused where the custodian said so, done again without her.
@@ -505,11 +510,16 @@ class SiteAgent:
             return replace(entry, report=report)
         return self._keep(replace(entry.at(Step.SENT), report=report))
 
-    def _report(self, entry: Entry) -> Entry:
+    def _report(self, entry: Entry, *, again: bool) -> Entry:
+        """Report a result; ``again``: one that the coordinator does not have is left to be sent."""
         task, report = entry.task, entry.report or pb.TaskReport()
         try:
             reply = self._connection.report(report)
             accepted, words = reply.accepted, reply.words
+        except TransferFailed as error:
+            if again:
+                return entry
+            accepted, words = False, str(error)
         except RequestRefused as error:
             accepted, words = False, str(error)
         owed, number = self._files(task).owed, turn_of(task)
@@ -535,7 +545,7 @@ class SiteAgent:
         """The coordinator asks for a task that it has had reported: its state was set back."""
         try:
             self._connection.report(entry.report or failure(entry.task, "already reported"))
-        except RequestRefused as error:
+        except (RequestRefused, TransferFailed) as error:
             self._connection.report(failure(entry.task, f"reported before: {error}"))
 
     def _tidy(self, task: pb.Task) -> None:
@@ -544,10 +554,11 @@ class SiteAgent:
             path.unlink(missing_ok=True)
         if task.kind == pb.TASK_KIND_PUBLISH:
             files.owed.forget()
+            self._connection.make_room()
         kept = sorted(files.objects.glob("*"), key=lambda path: path.stat().st_mtime, reverse=True)
         if task.kind in (pb.TASK_KIND_TRAIN, pb.TASK_KIND_EVALUATE):
             for path in kept[KEPT_OBJECTS:]:
-                path.unlink(missing_ok=True)
+                self._connection.retire(path)
             self._journal(task).forget_before(task.round)
 
     def _keep(self, entry: Entry, first: Callable[[], None] = _nothing) -> Entry:

@@ -287,6 +287,14 @@ class CoordinatorConnection:
         """Fetch an object into ``target`` (see :meth:`ObjectMover.download`)."""
         return self._mover.download(task_id, payload, target)
 
+    def retire(self, target: Path) -> None:
+        """See :meth:`ObjectMover.retire`."""
+        self._mover.retire(target)
+
+    def make_room(self) -> None:
+        """See :meth:`ObjectMover.make_room`."""
+        self._mover.make_room()
+
     @property
     def unwanted(self) -> threading.Event:
         """Set while an upload must not go on (see :class:`ObjectMover`)."""

@@ -20,6 +20,7 @@ import structlog
 from federation.chunks import ChunkList, indices
 from federation.errors import CoordinatorUnreachable, TransferFailed
 from federation.node.bulk import BulkDialler, BulkDownload, BulkUpload
+from federation.spares import Spares
 from federation.staging import PartFile
 from federation.wire import federation_pb2 as pb
 from federation.wire.federation_pb2_grpc import FederationStub
@@ -110,6 +111,7 @@ class ObjectMover:
         self._repeated = repeated
         self.unwanted = threading.Event()
         self._known: dict[Path, tuple[str, int, int, int]] = {}
+        self._spares: dict[Path, Spares] = {}
 
     def download(self, task_id: str, payload: pb.Payload, target: Path) -> Transfer:
         """Fetch an object into ``target``; what is there of it already is not sent again.
@@ -123,7 +125,8 @@ class ObjectMover:
         chunks = ChunkList.announced(payload.sha256, payload.size, payload.digests)
         if self._is_here(target, chunks):
             return Transfer(time.monotonic() - started, 0)
-        part = PartFile(target.with_name(f"{chunks.name}.part"), chunks)
+        unfinished = target.with_name(f"{chunks.name}.part")
+        part = PartFile(unfinished, chunks, spares=self._spares_of(target))
         fetch = _Fetch(task_id, part)
         try:
             for left in reversed(range(TRIES)):
@@ -156,6 +159,23 @@ class ObjectMover:
         send = _Send(task_id, chunks, source, self.unwanted)
         self._repeated(lambda: send(self._calls()))
         return Transfer(time.monotonic() - started, send.moved)
+
+    def retire(self, target: Path) -> None:
+        """Give up an object that was downloaded: its file serves a later download."""
+        self._known.pop(target, None)
+        self._spares_of(target).retire(target)
+
+    def make_room(self) -> None:
+        """Delete what waits to be written over."""
+        for spares in self._spares.values():
+            spares.clear()
+
+    def _spares_of(self, target: Path) -> Spares:
+        folder = target.parent.with_name("spare")
+        if folder not in self._spares:
+            # A file is hashed before it is believed, so its former name need not be gone for good.
+            self._spares[folder] = Spares(folder, durable=False)
+        return self._spares[folder]
 
     def _is_here(self, target: Path, chunks: ChunkList) -> bool:
         """Whether the object is here; a file is hashed once in this process's life."""

@@ -13,6 +13,13 @@ from tests.federation.by_hand import HandSite
 from tests.federation.doubles import Federation
 
 
+@pytest.fixture(autouse=True)
+def small_files_are_spared(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Files as small as these tests' models are written over too, as a real model's are."""
+    if request.path.name != "test_spares.py":
+        monkeypatch.setattr("federation.spares.SMALLEST", 1)
+
+
 @pytest.fixture
 def runtime(monkeypatch: pytest.MonkeyPatch, tmp_path_factory: pytest.TempPathFactory) -> None:
     """A runtime folder of the test's own for control sockets, with a short path."""

@@ -10,6 +10,7 @@ from pathlib import Path
 
 import structlog
 
+from federation import spares
 from federation.coordinator.process import run_coordinator
 from federation.enrolment import load_identity
 from federation.errors import FederationError
@@ -30,6 +31,7 @@ def _kill_once(markers: Path, name: str) -> None:
 
 
 def _quiet() -> None:
+    spares.SMALLEST = 1  # as in conftest.py
     structlog.configure(wrapper_class=structlog.make_filtering_bound_logger(50))
 
 
