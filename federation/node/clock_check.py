@@ -74,8 +74,8 @@ def clock_words(here: datetime, there: datetime) -> str:
     side = "ahead of" if apart > timedelta() else "behind"
     return (
         f"this machine's clock says {minute(here)} and the coordinator's {minute(there)}: ours is "
-        f"{_long(abs(apart))} {side} it. Set this machine's clock by a time server (NTP), then try "
-        "again; certificates are read by it"
+        f"{_long(abs(apart))} {side} it. Set this machine's clock by a time server (NTP): "
+        "certificates are read by it"
     )
 
 
@@ -97,8 +97,8 @@ def refused_as_old(identity: SiteIdentity, here: datetime) -> str:
 
 
 def _long(apart: timedelta) -> str:
-    seconds = int(apart.total_seconds())
+    seconds = apart.total_seconds()
     for size, name in ((86_400, "days"), (3_600, "hours"), (60, "minutes")):
         if seconds >= 2 * size:
-            return f"{seconds // size} {name}"
-    return f"{seconds} s"
+            return f"{round(seconds / size)} {name}"
+    return f"{round(seconds)} s"

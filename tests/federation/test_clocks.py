@@ -120,4 +120,6 @@ def test_two_clocks_in_words() -> None:
         clock_words(here, here + timedelta(minutes=3))
     )
     assert "ours is 3 minutes behind it" in clock_words(here, here + timedelta(minutes=3))
+    almost = timedelta(hours=5) - timedelta(milliseconds=300)  # time passes while it is asked
+    assert "ours is 5 hours behind it" in clock_words(here, here + almost)
     assert "ours is 400 days ahead of it" in clock_words(here, here - timedelta(days=400))
