@@ -64,6 +64,9 @@ class Spares:
                 path.replace(kept)
             except FileNotFoundError:
                 return
+            except OSError:  # a full disk has no room for another name either
+                path.unlink(missing_ok=True)
+                return
             self._files.append(_Spare(kept, size, path.parent))
 
     def reuse(self, path: Path, size: int) -> bool:
@@ -77,14 +80,21 @@ class Spares:
             fitting = [one for one in self._files if size / 2 <= one.size <= 2 * size]
             for spare in sorted(fitting, key=lambda one: abs(one.size - size)):
                 self._files.remove(spare)
-                if not _is_nobodys(spare.path):
-                    spare.path.unlink(missing_ok=True)
-                    continue
-                if self._durable:
-                    sync_folder(spare.came_from)
-                spare.path.replace(path)
-                return True
+                if self._moved(spare, path):
+                    return True
+                spare.path.unlink(missing_ok=True)
         return False
+
+    def _moved(self, spare: _Spare, path: Path) -> bool:
+        if not _is_nobodys(spare.path):
+            return False
+        try:
+            if self._durable:
+                sync_folder(spare.came_from)
+            spare.path.replace(path)
+        except OSError:
+            return False
+        return True
 
     def clear(self) -> None:
         """Delete them all."""

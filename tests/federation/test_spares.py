@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import hashlib
 import mmap
 import os
@@ -69,6 +70,22 @@ def test_small_absent_and_too_many_files_are_not_kept(tmp_path: Path, spares: Sp
     spares.clear()
     assert list((tmp_path / "spare").iterdir()) == []
     assert [path.name for path in tmp_path.iterdir()] == ["spare"]
+
+
+def test_a_disk_without_room_for_a_name_only_loses_the_gain(
+    tmp_path: Path, spares: Spares, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def full(*_: object) -> None:
+        raise OSError(errno.ENOSPC, "no space left")
+
+    first, second = made(tmp_path, "first"), made(tmp_path, "second")
+    spares.retire(first)
+    with monkeypatch.context() as disk:
+        disk.setattr(Path, "replace", full)
+        spares.retire(second)
+        assert not spares.reuse(tmp_path / "new", SMALLEST)
+    assert [path.name for path in tmp_path.iterdir()] == ["spare"]
+    assert list((tmp_path / "spare").iterdir()) == []
 
 
 def test_the_file_nearest_in_size_is_taken(tmp_path: Path, spares: Spares) -> None:
