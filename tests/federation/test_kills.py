@@ -43,6 +43,23 @@ def _insist(act: Callable[[], Any], done: Callable[[], bool]) -> None:
     wait_for(asked, what="the coordinator to do as told", seconds=120)
 
 
+def _answered(ask: Callable[[], dict[str, Any]]) -> dict[str, Any]:
+    """What a coordinator answers that may still be dying of its last transitions."""
+
+    def asked() -> dict[str, Any]:
+        try:
+            return ask()
+        except CoordinatorUnreachable:
+            return {}
+
+    return wait_for(asked, what="an answer", seconds=60)
+
+
+def _names(control: CoordinatorClient) -> set[str]:
+    """The runs that there are; a coordinator that is away raises: submitting again makes two."""
+    return {run["name"] for run in control.runs()}
+
+
 def _states(control: CoordinatorClient) -> dict[str, str]:
     try:
         return {run["name"]: run["state"] for run in control.runs()}
@@ -71,8 +88,10 @@ def test_coordinator_killed_at_every_state(tmp_path: Path, runtime: None) -> Non
     try:
         with CoordinatorClient(made.home, timeout_s=5) as control:
             _scenario(control, plans, sites[0])
-            views = {run["name"]: control.run(run["run_id"]) for run in control.runs()}
-            chain = control.verify_audit()
+            views = _answered(
+                lambda: {run["name"]: control.run(run["run_id"]) for run in control.runs()}
+            )
+            chain = _answered(control.verify_audit)
         missing = sorted(
             point for point in kill_points() if not (markers / point.replace(":", "_")).exists()
         )
@@ -109,7 +128,7 @@ def _scenario(control: CoordinatorClient, plans: dict[str, Plan], hesitant: Fake
     can be the place of a kill after it.
     """
     for name, plan in plans.items():
-        _insist(lambda plan=plan: control.submit(plan), lambda name=name: name in _states(control))
+        _insist(lambda plan=plan: control.submit(plan), lambda name=name: name in _names(control))
 
     def run_id(name: str) -> str:
         return next(str(run["run_id"]) for run in control.runs() if run["name"] == name)

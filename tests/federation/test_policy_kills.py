@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import threading
 from collections import Counter
-from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -16,7 +15,7 @@ from federation.coordinator.control_client import CoordinatorClient
 from federation.coordinator.states import kill_points
 from federation.errors import CoordinatorUnreachable, RunRefused
 from tests.federation.doubles import Federation, small_plan, trained
-from tests.federation.test_kills import _close_agents, _insist, _states
+from tests.federation.test_kills import _answered, _close_agents, _insist, _names, _states
 from tests.federation.test_policy import plan_with
 from tests.federation.zygote import Reviver
 from tests.waiting import wait_for
@@ -43,7 +42,7 @@ def test_asynchronous_run_whose_coordinator_keeps_dying(tmp_path: Path, runtime:
     life = Reviver("coordinator", (str(made.home), str(markers)))
     try:
         with CoordinatorClient(made.home, timeout_s=5) as control:
-            _insist(lambda: control.submit(plan), lambda: plan.name in _states(control))
+            _insist(lambda: control.submit(plan), lambda: plan.name in _names(control))
             run_id = wait_for(lambda: _first(control), what="the run's name", seconds=60)
             _insist(
                 lambda: control.amend(run_id, rounds=8),
@@ -71,18 +70,6 @@ def test_asynchronous_run_whose_coordinator_keeps_dying(tmp_path: Path, runtime:
     assert view["plans"][1]["from_round"] is not None
     for number in range(1, 9):
         _as_recorded(made.home / "runs" / run_id / "rounds", view, number)
-
-
-def _answered(ask: Callable[[], dict[str, Any]]) -> dict[str, Any]:
-    """What a coordinator answers that may still be dying of its last transitions."""
-
-    def asked() -> dict[str, Any]:
-        try:
-            return ask()
-        except CoordinatorUnreachable:
-            return {}
-
-    return wait_for(asked, what="an answer", seconds=60)
 
 
 def _first(control: CoordinatorClient) -> str:
