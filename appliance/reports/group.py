@@ -98,6 +98,7 @@ class _Standing:
 
     @property
     def order(self) -> tuple[int, float]:
+        """Its place in the report: failures first, then what lies farthest out."""
         return ({"fail": 0, "review": 1}.get(self.verdict, 2), -self.worst)
 
 

@@ -7,7 +7,7 @@ whole) and one transaction. So the engine can be killed anywhere and goes on fro
 from __future__ import annotations
 
 import threading
-from collections.abc import Iterable
+from collections.abc import Collection
 
 import structlog
 
@@ -110,10 +110,11 @@ class Engine(Steps):
                 self._stumbled(run, error)
         return moved
 
-    def _part_with(self, ended: Iterable[str]) -> None:
+    def _part_with(self, ended: Collection[str]) -> None:
         """Drop what runs leave that are over, however they ended."""
         for run_id in ended:
             self._synchronous.forget_updates(self._store.run(run_id))
+        if ended:
             self._parts.objects.spares.clear()
 
     def _attempt(self, run: RunRow) -> bool:
@@ -286,5 +287,4 @@ class Engine(Steps):
             change.expire(self._open(run.run_id), "the run finished without it")
             change.run(run.run_id, RunState.FINISHED)
         self._audit(run, "run.finished")
-        self._synchronous.forget_updates(self._store.run(run.run_id))
         return True
